@@ -1,0 +1,37 @@
+"""From a collated batch of numpy arrays to what a network reads: tensors, normalised on the device, zero outside
+`valid`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import paddle
+
+
+def to_device(batch: dict[str, Any]) -> dict[str, Any]:
+    """Move every numeric array of a batch onto the current device; strings, lists and targets stay as they are."""
+    return {k: paddle.to_tensor(v) if isinstance(v, np.ndarray) and v.dtype != object else v for k, v in batch.items()}
+
+
+def normalise(batch: dict[str, Any], mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    """A batch whose `image` is float32 [B,3,H,W], normalised with statistics on the 0..255 scale.
+
+    Args:
+        batch: `image` uint8 [B,H,W,3]; `valid` (optional) bool [B,H,W], False where collate padded.
+        mean: per channel, RGB.
+        std: per channel, RGB.
+
+    Returns:
+        A shallow copy; a float image (already normalised) is left alone.
+    """
+    image = batch["image"]
+    if image.dtype != paddle.uint8:
+        return batch
+    mean_C, std_C = (paddle.to_tensor(v, dtype="float32") for v in (mean, std))
+    x_BCHW = ((image.astype("float32") - mean_C) / std_C).transpose([0, 3, 1, 2])
+    if batch.get("valid") is not None:
+        x_BCHW = x_BCHW * batch["valid"].unsqueeze(1).astype("float32")
+    return {**batch, "image": x_BCHW}

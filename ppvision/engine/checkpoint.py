@@ -1,0 +1,231 @@
+"""Checkpoints that survive a crash: a folder per step, written aside, checksummed, fsynced, renamed.
+
+    <run>/iter_500/  model.pdparams    what was evaluated (the average if one is kept); keys of the network, with
+                                       several deployables behind "<name>."
+                     method.pdparams   raw weights and the rest of the Method, without its frozen parts
+                     optimizer.pdopt   accumulators by structured parameter name
+                     ema.pdparams      the averages, if kept
+                     state.json        step, best score, log sums, scaler, versions, sources of frozen parts
+                     SHA256SUMS        of all the above, written last
+    <run>/best_model -> iter_400, <run>/latest -> iter_500    relative links
+
+A kill at any moment leaves either the whole new folder or none: what lies under the temporary name is ignored and
+removed. Reading goes through `ppvision.models.weights.read`, which executes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+from ppvision.errors import RunError, UserError
+from ppvision.models import weights
+
+STEP = re.compile(r"iter_(\d+)")
+SUMS = "SHA256SUMS"
+# everything a run may leave in its folder, so that starting anew removes that and nothing else
+RUN_FILES = ("best_model", "latest", "log.jsonl", "train.log", "config.yml", "vdl", "fault.npz", "profile")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint folder and its `state.json`."""
+
+    folder: Path
+    state: dict[str, Any]
+
+    def arrays(self, name: str) -> dict[str, Any]:
+        """Arrays of one of the folder's files."""
+        return weights.read(self.folder / name)
+
+
+def save(
+    run_dir: Path,
+    step: int,
+    files: Mapping[str, Mapping[str, Any]],
+    state: Mapping[str, Any],
+    *,
+    keep: int,
+    best_step: int | None,
+) -> Path:
+    """Write `iter_<step>`, then point `best_model` and `latest`, then delete all but the newest `keep` (never best or
+    latest).
+
+    Args:
+        run_dir: the run folder.
+        step: number of updates made.
+        files: file name -> arrays or tensors by key.
+        state: what goes to `state.json`.
+        keep: how many step folders stay.
+        best_step: step of the best score so far, if any.
+
+    Raises:
+        RunError: the disk is full; earlier checkpoints are intact.
+    """
+    target, aside = run_dir / f"iter_{step}", run_dir / f".writing_iter_{step}"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        for name, arrays in files.items():
+            paddle.save(dict(arrays), str(aside / name))
+        (aside / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
+        lines = [f"{_sha256(p)}  {p.name}\n" for p in sorted(aside.iterdir())]
+        (aside / SUMS).write_text("".join(lines))
+        for path in aside.iterdir():
+            _sync(path)
+        _sync(aside)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        previous = steps(run_dir)
+        kept = f"iter_{previous[-1]} is intact" if previous else "no checkpoint was written before"
+        raise RunError(
+            f"{target}: no space left while saving; {kept}. Free space and continue with --resume"
+        ) from error
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(aside, target)
+    _sync(run_dir)
+    if best_step is not None:
+        link(run_dir, "best_model", best_step)
+    link(run_dir, "latest", step)
+    prune(run_dir, keep, {step} | ({best_step} if best_step is not None else set()))
+    return target
+
+
+def link(run_dir: Path, name: str, step: int) -> None:
+    """Point a relative link at a step folder, atomically."""
+    aside = run_dir / f".{name}"
+    with contextlib.suppress(FileNotFoundError):
+        aside.unlink()
+    aside.symlink_to(f"iter_{step}")
+    os.replace(aside, run_dir / name)
+
+
+def prune(run_dir: Path, keep: int, protected: Iterable[int]) -> None:
+    """Delete the oldest step folders beyond `keep`, and what an interrupted save left."""
+    protected = set(protected)
+    for step in steps(run_dir)[: -max(keep, 1)]:
+        if step not in protected:
+            shutil.rmtree(run_dir / f"iter_{step}")
+    for leftover in run_dir.glob(".writing_iter_*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def steps(run_dir: Path) -> list[int]:
+    """Steps of the folders present, ascending."""
+    if not run_dir.is_dir():
+        return []
+    return sorted(int(m[1]) for p in run_dir.iterdir() if (m := STEP.fullmatch(p.name)) and p.is_dir())
+
+
+def fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder, on one line, or None when every file matches its checksum."""
+    sums = folder / SUMS
+    if not sums.is_file():
+        return f"{folder}: has no {SUMS}, so it was not written to the end"
+    for line in sums.read_text().splitlines():
+        digest, _, name = line.partition("  ")
+        path = folder / name
+        if not path.is_file():
+            return f"{path}: is missing"
+        if _sha256(path) != digest:
+            return f"{path}: sha256 differs from {SUMS}"
+    return None
+
+
+def newest(run_dir: Path, warn: Any = print) -> Checkpoint | None:
+    """The newest intact checkpoint of a run folder, or None when there is none at all.
+
+    Args:
+        run_dir: the run folder.
+        warn: called with one line for each damaged folder that is passed over.
+
+    Raises:
+        UserError: there are checkpoints, all damaged.
+    """
+    damaged = []
+    found = steps(run_dir)
+    for i, step in enumerate(reversed(found)):
+        folder = run_dir / f"iter_{step}"
+        why = fault(folder)
+        if why is None:
+            for line in damaged:
+                warn(f"{line}; using {folder.name} (delete the damaged folder to silence this)")
+            return Checkpoint(folder, json.loads((folder / "state.json").read_text()))
+        damaged.append(why)
+        if i == len(found) - 1:
+            raise UserError(f"{damaged[0]}; no intact checkpoint in {run_dir} (start afresh with --overwrite)")
+    return None
+
+
+def find(resume: str, run_dir: Path, warn: Any = print) -> Checkpoint | None:
+    """The checkpoint a `train.resume` value means.
+
+    Args:
+        resume: `auto` (the newest of the run folder, None when there is none), a step folder, a run folder, or any
+            file or prefix inside
+            a step folder.
+        run_dir: this run's folder.
+        warn: see `newest`.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    if resume == "auto":
+        return newest(run_dir, warn)
+    path = Path(resume)
+    for folder in (path, path.parent):
+        if (folder / "state.json").is_file():
+            why = fault(folder)
+            if why is None:
+                return Checkpoint(folder, json.loads((folder / "state.json").read_text()))
+            earlier = newest(folder.resolve().parent, lambda line: None)
+            warn(f"{why}; using {earlier.folder.name}")
+            return earlier
+    checkpoint = newest(path, warn)
+    if checkpoint is None:
+        raise UserError(f"train.resume: no checkpoint at '{resume}' (give a run folder, an iter_* folder or 'auto')")
+    return checkpoint
+
+
+def clear(run_dir: Path) -> None:
+    """Remove what an earlier run left in its folder, and nothing else."""
+    for step in steps(run_dir):
+        shutil.rmtree(run_dir / f"iter_{step}")
+    for name in RUN_FILES:
+        path = run_dir / name
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        elif path.is_dir():
+            shutil.rmtree(path)
+    for leftover in run_dir.glob(".writing_iter_*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

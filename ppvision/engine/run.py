@@ -1,0 +1,556 @@
+"""A run: from a checked configuration to a folder with checkpoints, and the loop around the Trainer.
+
+Nothing here knows a system by name: model, method, data, optimizer and metrics come from the recipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import platform
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+import ppvision
+from ppvision.config import Component, Config, build, check, load, parse_profiler, resolve
+from ppvision.data.device import to_device
+from ppvision.engine import checkpoint, distributed
+from ppvision.engine.evaluator import Evaluator
+from ppvision.engine.log import RunLog, truncate
+from ppvision.engine.profiler import StepProfiler
+from ppvision.engine.schedule import Schedule
+from ppvision.engine.trainer import Trainer
+from ppvision.errors import RunError, UserError
+from ppvision.models import weights as weight_files
+from ppvision.models import zoo
+
+
+def train(config: str | Path | Config, overrides: Sequence[str] = ()) -> dict[str, float]:
+    """Train a recipe to its end, or continue it; returns the last evaluation's figures (empty without evaluation).
+
+    Raises:
+        UserError: the recipe, the data or the weights are wrong; the run folder is in use and neither `--resume` nor
+            `--overwrite` is given.
+        RunError: training cannot go on (too many non-finite updates, full disk).
+    """
+    cfg = load(config, overrides)
+    check(cfg)
+    set_device(cfg.train.device)
+    distributed.start()
+    return Run(cfg).fit()
+
+
+def evaluate(
+    config: str | Path | Config, overrides: Sequence[str] = (), weights: str | None = None
+) -> dict[str, float]:
+    """Figures of a recipe's model on its validation data.
+
+    Args:
+        config: recipe.
+        overrides: `key=value` strings.
+        weights: file or folder; default: `best_model` of the recipe's run folder.
+
+    Raises:
+        UserError: recipe, data or weights are wrong.
+    """
+    cfg = load(config, overrides)
+    set_device(cfg.train.device)
+    distributed.start()
+    source = weights or str(run_folder(cfg) / "best_model")
+    if weights is None and not Path(source).exists():
+        raise UserError(f"no weights: {source} does not exist; train first or give --model_path")
+    net, _ = build_model(cfg, starting_weights=False)
+    load_deployables(zoo.deployables(net), source)
+    net.eval()
+    evaluator = build_evaluator(cfg, net)
+    started = time.time()
+    figures = evaluator(zoo.deployables(net), progress=distributed.rank() == 0)
+    if distributed.rank() == 0:
+        images = len(evaluator.loader.dataset)
+        print(f"[EVAL] #Images: {images} " + " ".join(f"{k}: {v:.4f}" for k, v in figures.items()), flush=True)
+        for metric in evaluator.metrics:
+            _print_table(metric.table())
+        print(f"{images / (time.time() - started):.2f} images/s", flush=True)
+    return figures
+
+
+def set_device(device: str | None) -> str:
+    """Use `cpu` or `gpu`; None takes a usable GPU, else the CPU.
+
+    Raises:
+        UserError: a GPU is asked for and there is none, or the word is unknown.
+    """
+    usable = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    device = device or ("gpu" if usable else "cpu")
+    if device not in ("cpu", "gpu"):
+        raise UserError(f"train.device: '{device}' is not supported; use cpu or gpu")
+    if device == "gpu" and not usable:
+        raise UserError(
+            "train.device: no usable GPU (this Paddle is a CPU build or no device is visible); use --device cpu"
+        )
+    paddle.set_device(device)
+    return device
+
+
+def run_folder(cfg: Config) -> Path:
+    """`train.save_dir` itself, or `output/<name of the config>`."""
+    return Path(cfg.train.save_dir) if cfg.train.save_dir else Path("output") / cfg.name
+
+
+def build_model(cfg: Config, starting_weights: bool = True) -> tuple[nn.Layer, weight_files.Report | None]:
+    """The recipe's network, and what of `model.weights` went into it (a file of another class count or a bare
+    backbone fits in part).
+
+    Raises:
+        UserError: nothing in the file fits.
+    """
+    net = build("model", cfg.model)
+    source = cfg.model.weights if starting_weights else None
+    if not source:
+        return net, None
+    report = weight_files.load_weights(net, source, strict=False)
+    if not report.loaded:
+        raise UserError(f"{cfg.where('model.weights')}: nothing in '{source}' fits {cfg.model.type}")
+    return net, report
+
+
+def statistics(cfg: Config) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and std of the network's input, 0..255: the zoo entry's, unless the recipe names its own."""
+    if cfg.data.mean is not None and cfg.data.std is not None:
+        return cfg.data.mean, cfg.data.std
+    if cfg.model.type not in zoo.ZOO:
+        raise UserError(f"data.mean and data.std are needed for '{cfg.model.type}', which is not in the model zoo")
+    return zoo.entry(cfg.model.type).mean_std
+
+
+def load_deployables(nets: dict[str, nn.Layer], source: str) -> None:
+    """Load `model.pdparams` as the Trainer writes it: plain keys for one network, else `<name>.<key>`."""
+    for name, net in nets.items():
+        if len(nets) == 1:
+            weight_files.load_weights(net, source)
+        else:
+            arrays = weight_files.read(source)
+            weight_files.load_weights(
+                net, {k.removeprefix(f"{name}."): v for k, v in arrays.items() if k.startswith(f"{name}.")}
+            )
+
+
+def build_data(cfg: Config, part: str) -> Any:
+    """The data set of `data.train` or `data.val`.
+
+    Raises:
+        UserError: the recipe has no such part.
+    """
+    component = getattr(cfg.data, part)
+    if component is None:
+        raise UserError(f"{cfg.where('data')}: 'data.{part}' is missing")
+    return build("dataset", component)
+
+
+def build_evaluator(cfg: Config, net: nn.Layer) -> Evaluator:
+    """Loader of `data.val`, task and metrics of the recipe."""
+    from ppvision.data import Loader, build_transforms
+    from ppvision.predict.task import create_task
+
+    dataset = build_data(cfg, "val")
+    check_classes(cfg, dataset, net)
+    loader = Loader(
+        dataset,
+        build_transforms(cfg.data.val.transforms),
+        batch_size=cfg.eval.batch_size,
+        shuffle=False,
+        seed=cfg.train.seed,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        workers=cfg.data.workers if cfg.eval.workers is None else cfg.eval.workers,
+        keep_target=True,
+    )
+    names, palette = getattr(dataset, "class_names", ()), getattr(dataset, "palette", None)
+    task_name = cfg.eval.task or (zoo.entry(cfg.model.type).task if cfg.model.type in zoo.ZOO else None)
+    if task_name is None:
+        raise UserError(f"eval.task is needed for '{cfg.model.type}', which is not in the model zoo")
+    options = {k: getattr(cfg.eval, k) for k in ("flip", "flip_vertical", "scales", "slide")}
+    task = create_task(task_name, class_names=names, palette=palette, **options)
+    known = {
+        "num_classes": getattr(dataset, "num_classes", 0),
+        "ignore_index": getattr(dataset, "ignore_index", 255),
+        "class_names": names,
+    }
+    specs = [{"type": m} if isinstance(m, str) else m for m in cfg.eval.metrics]
+    metrics = [build("metric", Component(m, f"eval.metrics.{i}", cfg.where), **known) for i, m in enumerate(specs)]
+    if not metrics:
+        raise UserError(f"{cfg.where('eval')}: 'eval.metrics' names no metric")
+    return Evaluator(task, metrics, loader, *statistics(cfg))
+
+
+def check_classes(cfg: Config, dataset: Any, net: nn.Layer) -> None:
+    """Refuse a data set with more or fewer classes than the network: labels must never be dropped in silence."""
+    theirs, ours = getattr(dataset, "num_classes", None), getattr(net, "num_classes", None)
+    if theirs and ours and theirs != ours:
+        raise UserError(
+            f"{cfg.where('model.num_classes')}: model.num_classes is {ours}, but {cfg.data.root} has {theirs} classes"
+        )
+
+
+class Run:
+    """One training run.
+
+    Args:
+        cfg: a checked recipe. Data, networks and optimizers are built here, so every mistake shows before the first
+            step and before
+            the run folder is touched.
+    """
+
+    def __init__(self, cfg: Config):
+        from ppvision.data import Loader, build_transforms
+
+        self.cfg, self.folder = cfg, run_folder(cfg)
+        self.rank, self.world = distributed.rank(), distributed.world_size()
+        settings = cfg.train
+        resumed = self._find_checkpoint()
+        paddle.seed(settings.seed)
+        dataset = build_data(cfg, "train")
+        self.loader = Loader(
+            dataset,
+            build_transforms(cfg.data.train.transforms),
+            batch_size=settings.batch_size,
+            shuffle=True,
+            seed=settings.seed,
+            rank=self.rank,
+            world_size=self.world,
+            workers=cfg.data.workers,
+            drop_last=True,
+            skip_bad=cfg.data.skip_bad,
+            repeats=settings.repeats,
+        )
+        self.updates_per_epoch = max(len(self.loader) // settings.accumulate, 1)
+        if settings.epochs is not None:
+            self.total = settings.epochs * self.updates_per_epoch
+            self.save_interval = settings.save_interval * self.updates_per_epoch
+            self.eval_interval = (cfg.eval.interval or settings.save_interval) * self.updates_per_epoch
+        else:
+            self.total, self.save_interval = settings.iters, settings.save_interval
+            self.eval_interval = cfg.eval.interval or settings.save_interval
+        net, report = build_model(cfg)
+        check_classes(cfg, dataset, net)
+        method = build("method", cfg.method, model=net)
+        if report is not None:
+            extra = method.load_training_only(report.training_only)
+            self._warn(
+                f"starting weights {cfg.model.weights}: {report}"
+                + (f"; {len(extra)} of the Method's own" if extra else "")
+            )
+        method.mean, method.std = statistics(cfg)
+        if settings.to_static:
+            to_static(method)
+        self.trainer = Trainer(
+            method,
+            self._make_group,
+            seed=settings.seed,
+            amp=settings.amp,
+            amp_dtype=settings.amp_dtype,
+            loss_scale=settings.loss_scale,
+            clip_norm=settings.clip_norm,
+            ema=settings.ema,
+            max_bad_steps=settings.max_bad_steps,
+            recompute=settings.recompute,
+            warn=self._warn,
+        )
+        self.evaluator = build_evaluator(cfg, net) if cfg.eval.enabled else None
+        self.best: dict[str, Any] | None = None
+        self.evals_without_gain = 0
+        self.pending: list[dict[str, float]] = []  # terms since the last log line
+        self.epoch_sum: dict[str, float] = {}
+        self.epoch_count = 0
+        self.log: RunLog | None = None
+        if resumed is not None:
+            self._resume(resumed)
+
+    def fit(self) -> dict[str, float]:
+        """Run to the end; returns the last figures."""
+        if self.rank == 0:
+            self._open_folder()
+        distributed.barrier()
+        cfg, trainer = self.cfg, self.trainer
+        self.log = RunLog(self.folder, self.total, vdl=cfg.log.vdl, vdl_dir=cfg.log.dir, quiet=self.rank != 0)
+        figures: dict[str, float] = {}
+        try:
+            if trainer.step >= self.total:
+                self.log.info(f"{self.folder}: already trained to iter {trainer.step}; nothing to do")
+                return dict(self.best["figures"]) if self.best else {}
+            self._say_start()
+            with self._catching_signals():
+                figures = self._loop()
+        finally:
+            self.log.close()
+        return figures
+
+    def _loop(self) -> dict[str, float]:
+        cfg, trainer, log = self.cfg, self.trainer, self.log
+        accumulate, figures = cfg.train.accumulate, {}
+        batches = self.loader.stream(trainer.step * accumulate)
+        reader = spent = 0.0
+        since = 0
+        started, first = time.perf_counter(), trainer.step
+        profiler = StepProfiler(parse_profiler(cfg.train.profiler)) if cfg.train.profiler else None
+        with contextlib.closing(batches) if hasattr(batches, "close") else contextlib.nullcontext():
+            while trainer.step < self.total and not trainer.stop_requested:
+                t0 = time.perf_counter()
+                micro = [next(batches) for _ in range(accumulate)]
+                reader += time.perf_counter() - t0
+                try:
+                    terms = trainer.update([to_device(batch) for batch in micro])
+                except RunError as error:
+                    raise RunError(f"{error}; {self._after_fault(micro)}") from None
+                if not terms:
+                    self._dump(micro)
+                spent += time.perf_counter() - t0
+                since += 1
+                if profiler is not None and profiler.step(accumulate * cfg.train.batch_size):
+                    log.info(f"profiled up to iter {trainer.step}; ended as exit_on_finished asks")
+                    return figures
+                step = trainer.step
+                self._collect(terms)
+                log.advance(step, terms.get("loss"))
+                if step % cfg.log.interval == 0 or step == self.total:
+                    eta = (time.perf_counter() - started) / (step - first) * (self.total - step)
+                    images = since * accumulate * cfg.train.batch_size
+                    cost = {
+                        "batch_cost": spent / since,
+                        "reader_cost": reader / since,
+                        "ips": images / spent,
+                        **_memory(),
+                    }
+                    self._log_train(step, cost, eta)
+                    reader = spent = 0.0
+                    since = 0
+                if step % self.updates_per_epoch == 0 or step == self.total:
+                    self._log_epoch(step)
+                last = step == self.total or trainer.stop_requested
+                if self.evaluator is not None and (step % self.eval_interval == 0 or step == self.total):
+                    figures = self._evaluate(step)
+                    if self._is_best(figures, step) or step % self.save_interval == 0 or last:
+                        self._save(step)
+                    if cfg.train.early_stop and self.evals_without_gain >= cfg.train.early_stop:
+                        log.info(f"no gain in {self.evals_without_gain} evaluations: stopped early at iter {step}")
+                        self._save(step)
+                        break
+                elif step % self.save_interval == 0 or last:
+                    self._save(step)
+        if trainer.stop_requested and trainer.step < self.total:
+            log.info(f"stopped by a signal at iter {trainer.step}; saved, continue with --resume")
+        return figures
+
+    def _make_group(self, name: str, parameters: dict[str, Tensor]) -> tuple[paddle.optimizer.Optimizer, Schedule]:
+        cfg = self.cfg
+        groups = {phase.optimizer for phase in resolve("method", cfg.method.type).phases}
+        common = {k: v for k, v in cfg.optimizer.items() if k not in groups}
+        spec = Component({**common, **(cfg.optimizer.get(name) or {})}, "optimizer", cfg.where)
+        optimizer = build("optimizer", spec, parameters=parameters)
+        return optimizer, build("schedule", cfg.schedule, lr=float(spec["lr"]), total=self.total)
+
+    def _find_checkpoint(self) -> checkpoint.Checkpoint | None:
+        settings = self.cfg.train
+        if settings.resume:
+            return checkpoint.find(settings.resume, self.folder, lambda line: print(f"warning: {line}", flush=True))
+        used = checkpoint.steps(self.folder) or (self.folder / "log.jsonl").exists()
+        if used and not settings.save_dir and not settings.overwrite:
+            raise UserError(
+                f"{self.folder} holds an earlier run; continue it with --resume or replace it with --overwrite"
+            )
+        return None
+
+    def _open_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.trainer.step == 0 and not self.cfg.train.resume:
+            checkpoint.clear(self.folder)
+        else:
+            truncate(self.folder, self.trainer.step)
+            if self.trainer.step in checkpoint.steps(self.folder):
+                checkpoint.link(self.folder, "latest", self.trainer.step)
+        (self.folder / "config.yml").write_text(self.cfg.to_yaml())
+
+    def _resume(self, saved: checkpoint.Checkpoint) -> None:
+        self.trainer.load(saved.state["trainer"], saved.arrays, str(saved.folder))
+        self.best, self.evals_without_gain = saved.state["best"], saved.state["evals_without_gain"]
+        self.pending, self.epoch_sum = saved.state["pending"], saved.state["epoch_sum"]
+        self.epoch_count = saved.state["epoch_count"]
+        if saved.state["seed"] != self.cfg.train.seed:
+            raise UserError(
+                f"{saved.folder}: was trained with seed {saved.state['seed']}, the recipe says {self.cfg.train.seed}"
+            )
+
+    def _save(self, step: int) -> None:
+        self.trainer.average_buffers()
+        if self.rank == 0:
+            state = {
+                "trainer": self.trainer.state(),
+                "step": step,
+                "epoch": step / self.updates_per_epoch,
+                "batch": step * self.cfg.train.accumulate,
+                "seed": self.cfg.train.seed,
+                "best": self.best,
+                "evals_without_gain": self.evals_without_gain,
+                "pending": self.pending,
+                "epoch_sum": self.epoch_sum,
+                "epoch_count": self.epoch_count,
+                "frozen": self.trainer.method.frozen_sources(),
+                "versions": versions(),
+            }
+            files = self.trainer.files()
+            best = self.best["step"] if self.best else None
+            folder = checkpoint.save(self.folder, step, files, state, keep=self.cfg.train.keep, best_step=best)
+            shutil.copyfile(self.folder / "config.yml", folder / "config.yml")
+        distributed.barrier()
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        started = time.perf_counter()
+        with self.trainer.evaluating() as nets:
+            figures = self.evaluator(nets)
+        self.log.evaluation(step, len(self.evaluator.loader.dataset), figures, time.perf_counter() - started)
+        return figures
+
+    def _is_best(self, figures: dict[str, float], step: int) -> bool:
+        rule = self.cfg.eval.best
+        name, sign = rule.get("name") or next(iter(figures)), 1 if rule.get("mode", "max") == "max" else -1
+        if name not in figures:
+            raise UserError(f"eval.best: no figure '{name}' among {', '.join(figures)}")
+        if self.best is not None and not sign * figures[name] > sign * self.best["value"]:
+            self.evals_without_gain += 1
+            value, at = self.best["value"], self.best["step"]
+            line = f"[EVAL] The model with the best validation {name} ({value:.4f}) was saved at iter {at}."
+            self.log.info(line)
+            return False
+        self.best = {"name": name, "value": figures[name], "step": step, "figures": figures}
+        self.evals_without_gain = 0
+        self.log.info(
+            f"[EVAL] The model with the best validation {name} ({figures[name]:.4f}) was saved at iter {step}."
+        )
+        return True
+
+    def _collect(self, terms: dict[str, float]) -> None:
+        if terms:
+            self.pending.append(terms)
+            self.epoch_count += 1
+            for key, value in terms.items():
+                self.epoch_sum[key] = self.epoch_sum.get(key, 0.0) + value
+
+    def _log_train(self, step: int, cost: dict[str, float], eta: float) -> None:
+        if not self.pending:  # every update since the last line was skipped, and each said so
+            return
+        keys = {k for terms in self.pending for k in terms}
+        mean = {k: float(np.mean([terms[k] for terms in self.pending if k in terms])) for k in keys}
+        norms = [v for k, v in mean.items() if k.endswith("grad_norm")]
+        parts = {k: v for k, v in mean.items() if k != "loss" and not k.endswith("grad_norm")}
+        group = self.trainer.groups[self.trainer.method.phases[-1].optimizer]
+        epoch = (step - 1) // self.updates_per_epoch + 1
+        self.log.train(step, epoch, mean["loss"], parts, group.schedule(step - 1), max(norms, default=0.0), cost, eta)
+        self.pending = []
+
+    def _log_epoch(self, step: int) -> None:
+        if self.epoch_count:
+            mean = {k: v / self.epoch_count for k, v in self.epoch_sum.items() if not k.endswith("grad_norm")}
+            epochs = math.ceil(self.total / self.updates_per_epoch)
+            self.log.epoch(math.ceil(step / self.updates_per_epoch), epochs, mean.pop("loss"), mean)
+        self.epoch_sum, self.epoch_count = {}, 0
+
+    def _say_start(self) -> None:
+        found = versions()
+        self.log.info(
+            f"ppvision {found['ppvision']}, paddle {found['paddle']}, {paddle.device.get_device()}, "
+            f"{self.world} process(es)"
+        )
+        self.log.info(f"config {self.cfg.path}, resolved in {self.folder / 'config.yml'}", screen=True)
+        for line in self.cfg.to_yaml().splitlines():
+            self.log.info(f"  {line}", screen=False)
+        count = sum(int(np.prod(p.shape)) for g in self.trainer.groups.values() for p in g.parameters.values())
+        start = f", continuing at iter {self.trainer.step}" if self.trainer.step else ""
+        self.log.info(
+            f"{len(self.loader.dataset)} samples, {self.updates_per_epoch} updates an epoch, "
+            f"{count:,} trained parameters{start}"
+        )
+        if self.cfg.train.amp != "O0" and paddle.device.get_device() == "cpu":
+            self.log.info(f"train.amp {self.cfg.train.amp} changes nothing on CPU: auto-cast is inert there")
+
+    def _warn(self, line: str) -> None:
+        if self.log is not None:
+            self.log.info(f"warning: {line}")
+        elif self.rank == 0:
+            print(f"warning: {line}", flush=True)
+
+    def _dump(self, micro: list[dict[str, Any]]) -> None:
+        """Keep the first poisoned batch for inspection."""
+        path = self.folder / "fault.npz"
+        if self.rank == 0 and not path.exists():
+            arrays = {
+                f"{i}/{k}": v
+                for i, b in enumerate(micro)
+                for k, v in b.items()
+                if isinstance(v, np.ndarray) and v.dtype != object
+            }
+            names = {f"{i}/name": np.array([str(n) for n in b.get("name", [])]) for i, b in enumerate(micro)}
+            np.savez_compressed(path, **arrays, **names)
+
+    def _after_fault(self, micro: list[dict[str, Any]]) -> str:
+        self._dump(micro)
+        found = checkpoint.steps(self.folder)
+        last = f"last good checkpoint {self.folder / f'iter_{found[-1]}'}" if found else "no checkpoint was written"
+        return f"{last}; the batch is in {self.folder / 'fault.npz'}"
+
+    @contextlib.contextmanager
+    def _catching_signals(self) -> Iterator[None]:
+        """SIGTERM means: finish this update, save, end well (a preempted machine)."""
+
+        def note(number: int, frame: Any) -> None:
+            self.trainer.stop_wanted = True  # the next update tells the other ranks
+
+        before = signal.signal(signal.SIGTERM, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def to_static(method: nn.Layer) -> None:
+    """Train the deployables as static graphs: `features` and `decode` where a network has them (its `forward`
+    composes them; a static function inside a static function crashes Paddle 3.3.1), else `forward`."""
+    for net in method.deployables().values():
+        for name in ("features", "decode") if hasattr(net, "decode") else ("forward",):
+            setattr(net, name, paddle.jit.to_static(getattr(net, name)))
+
+
+def versions() -> dict[str, str]:
+    """Versions that a checkpoint records."""
+    return {
+        "ppvision": ppvision.__version__,
+        "paddle": paddle.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _memory() -> dict[str, float]:
+    if paddle.device.get_device() == "cpu":
+        return {}
+    megabyte = 1024 * 1024
+    return {
+        "max_mem_reserved": paddle.device.cuda.max_memory_reserved() / megabyte,
+        "max_mem_allocated": paddle.device.cuda.max_memory_allocated() / megabyte,
+    }
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    if rows:
+        head = list(rows[0])
+        cells = [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+        widths = [max(len(h), *(len(c[i]) for c in cells)) for i, h in enumerate(head)]
+        for line in [head, *cells]:
+            print("  ".join(v.rjust(w) for v, w in zip(line, widths, strict=True)), flush=True)

@@ -1,0 +1,61 @@
+"""Cross entropy over classes for images and for pixels, averaged over what is labelled.
+
+Checked against `paddle.nn.functional.cross_entropy` (tests/losses). Upstream PaddleSeg divides by mean(mask) + 1e-8
+after averaging, which is the same mean over labelled pixels up to the 1e-8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from ppvision.errors import UserError
+
+
+class CrossEntropy(nn.Layer):
+    """Mean of -log p(label) over labels that are not ignored.
+
+    Args:
+        ignore_index: label that counts neither in the sum nor in the mean.
+        label_smoothing: share of the target spread evenly over all classes, 0 <= value < 1.
+        class_weights: one factor per class on the terms (the mean is over labels, not over weights), or none.
+    """
+
+    def __init__(
+        self, ignore_index: int = 255, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None
+    ):
+        super().__init__()
+        if not 0.0 <= label_smoothing < 1.0:
+            raise UserError(f"cross_entropy: label_smoothing must be in [0, 1), got {label_smoothing}")
+        self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
+        self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
+
+    def normaliser(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """{"labels": number of labels that count}."""
+        return {"labels": (batch["label"].astype("int32") != self.ignore_index).astype("float32").sum()}
+
+    def forward(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Scalar loss in float32.
+
+        Args:
+            logits: [B,K] or [B,K,H,W].
+            batch: `label` [B] or [B,H,W], integers; `normaliser["labels"]` where the Trainer supplied it.
+        """
+        label = batch["label"].astype("int64")
+        counts = label != self.ignore_index
+        log_p = F.log_softmax(logits.astype("float32"), axis=1)
+        target = paddle.where(counts, label, paddle.zeros_like(label))
+        picked = -log_p.take_along_axis(target.unsqueeze(1), axis=1).squeeze(1)
+        if self.class_weights is not None:
+            picked = picked * paddle.gather(paddle.to_tensor(self.class_weights), target.flatten()).reshape(
+                target.shape
+            )
+        if self.label_smoothing:
+            picked = (1 - self.label_smoothing) * picked - self.label_smoothing * log_p.mean(1)
+        total = (picked * counts.astype("float32")).sum()
+        known = batch.get("normaliser") or self.normaliser(batch)
+        return total / known["labels"].clip(min=1e-6)

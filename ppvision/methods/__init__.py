@@ -1,0 +1,18 @@
+"""How networks are trained: one file per training algorithm. A Method holds all that exists only while training."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+NAMES: dict[str, str] = {
+    "supervised": "ppvision.methods.supervised:Supervised",
+}
+
+_PUBLIC = {"Method": "base", "Phase": "base"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

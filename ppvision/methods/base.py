@@ -1,0 +1,131 @@
+"""Method: a training algorithm around deployable networks, cut into phases that the Trainer runs one after the other.
+
+A network in `ppvision.models` is what gets deployed and nothing else. Teacher, discriminator, auxiliary head, extra
+query groups and the like belong to the Method, so that no export can reach them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from paddle import Tensor, nn
+
+from ppvision.data.device import normalise
+from ppvision.models.zoo import deployables
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimizer step of an update. `optimizer` names a group of `Method.param_groups`; `every` > 1 is lazy
+    regularisation: the phase runs at each `every`-th step and the Trainer multiplies its loss by `every`."""
+
+    name: str
+    optimizer: str
+    every: int = 1
+
+
+class Method(nn.Layer):
+    """Base of all training algorithms; the default trains and deploys the single network `self.model`.
+
+    Attributes:
+        phases: what an update consists of, in order.
+        frozen: names of sub-layers that are never trained (a teacher): kept in eval mode, without gradient, outside
+            checkpoints.
+        components: keyword arguments of `__init__` that recipes fill with a component, and of which kind.
+        step: number of updates made so far, skipped ones included.
+        rng: generator of this update and rank; `shared_rng` is the same on all ranks.
+    """
+
+    phases: ClassVar[tuple[Phase, ...]] = (Phase("main", "model"),)
+    frozen: ClassVar[tuple[str, ...]] = ()
+    components: ClassVar[dict[str, str]] = {}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = 0
+        self.rng = self.shared_rng = np.random.Generator(np.random.Philox(0))
+        self.mean: Sequence[float] = (0.0, 0.0, 0.0)
+        self.std: Sequence[float] = (255.0, 255.0, 255.0)
+
+    def deployables(self) -> dict[str, nn.Layer]:
+        """What is evaluated, averaged, saved as `model.pdparams` and exported."""
+        return deployables(self.model)
+
+    def param_groups(self) -> dict[str, nn.Layer]:
+        """Optimizer name -> the layer whose parameters it trains (frozen parts excepted). The default trains
+        everything.
+        """
+        return {self.phases[0].optimizer: self}
+
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """uint8 [B,H,W,3] -> normalised float32 [B,3,H,W], zero where `valid` is False."""
+        return normalise(batch, self.mean, self.std)
+
+    def normaliser(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Denominators of this micro-batch (valid pixels, boxes). The Trainer averages them over micro-batches and
+        ranks before the first forward and gives them back as `batch["normaliser"]`: since it averages the losses
+        likewise, accumulation and several processes then equal one big batch exactly, however unevenly the counts are
+        spread."""
+        return {}
+
+    def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Scalar loss terms of a phase for one micro-batch; the Trainer back-propagates their sum."""
+        raise TypeError(f"{type(self).__name__} defines no losses")
+
+    def on_update(self, step: int) -> None:
+        """Called after each update that was not skipped: teacher momentum, ramps."""
+
+    def begin(self, step: int, seed: int, rank: int) -> None:
+        """Called by the Trainer before each update: randomness is a function of (seed, step, rank) and nothing else."""
+        self.step = step
+        self.rng = np.random.Generator(np.random.Philox(key=[seed % 2**64, step * 65536 + rank + 1]))
+        self.shared_rng = np.random.Generator(np.random.Philox(key=[seed % 2**64, step * 65536]))
+
+    def train(self) -> None:
+        """Training mode for everything but the frozen parts: a teacher's batch-norm statistics must not move."""
+        super().train()
+        for name in self.frozen:
+            layer = getattr(self, name)
+            layer.eval()
+            for parameter in layer.parameters():
+                parameter.stop_gradient = True
+
+    def is_frozen(self, key: str) -> bool:
+        """Whether a structured name belongs to a frozen part."""
+        return any(key.startswith(f"{name}.") for name in self.frozen)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """State dict without the frozen parts: what `method.pdparams` holds."""
+        return {k: v for k, v in self.state_dict().items() if not self.is_frozen(k)}
+
+    def load_training_only(self, state: Mapping[str, np.ndarray]) -> list[str]:
+        """Take over what a foreign weight file holds beside the network (an auxiliary head); returns the keys that
+        fitted.
+        """
+        own = self.trained_state()
+        fitting = [k for k, v in state.items() if k in own and tuple(own[k].shape) == tuple(v.shape)]
+        for key in fitting:
+            own[key].set_value(state[key])
+        return fitting
+
+    def frozen_sources(self) -> dict[str, dict[str, str]]:
+        """Frozen part -> where its weights came from and their sha256, for `state.json`."""
+        return {
+            name: {
+                "source": str(getattr(getattr(self, name), "weights_source", "in memory")),
+                "sha256": _digest(getattr(self, name)),
+            }
+            for name in self.frozen
+        }
+
+
+def _digest(layer: nn.Layer) -> str:
+    total = hashlib.sha256()
+    for key, value in sorted(layer.state_dict().items()):
+        total.update(key.encode())
+        total.update(np.ascontiguousarray(value.numpy()).tobytes())
+    return total.hexdigest()

@@ -1,0 +1,274 @@
+"""The update loop: phases, freezing, accumulation, guards, exact continuation."""
+
+import numpy as np
+import paddle
+import pytest
+from toys import Segmenter, ToyGan, ToySupervised, batch_of, build_toy, part, trainer_of, weights_of
+
+from ppvision.errors import RunError, UserError
+
+KINDS = ["supervised", "distillation", "gan"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_fall_and_stay_finite(kind):
+    trainer, batch = build_toy(kind), batch_of(0)
+    first = trainer.update([batch])
+    for _ in range(30):
+        last = trainer.update([batch])
+    assert all(np.isfinite(v) for v in last.values())
+    if kind != "gan":
+        assert last["loss"] < first["loss"] - 0.01
+
+
+def test_unequal_accumulation_equals_the_big_batch():
+    """Ignored pixels spread unevenly: the mean over the big batch is not the mean of the means."""
+    batch = batch_of(1, ignored=[0.0, 0.0, 0.9, 0.95])
+
+    def run(split):
+        paddle.seed(0)
+        method = ToySupervised(Segmenter())
+        for layer in method.sublayers():
+            if isinstance(layer, paddle.nn.BatchNorm2D):
+                layer._momentum, layer._use_global_stats = 1.0, True
+        trainer = trainer_of(method, "sgd", lr=0.5)
+        logs = [trainer.update([part(batch, i, i + split) for i in range(0, 4, split)]) for _ in range(5)]
+        return weights_of(trainer), logs
+
+    whole, logs = run(4)
+    halves, logs_halves = run(2)
+    singles, _ = run(1)
+    for key, value in whole.items():
+        np.testing.assert_allclose(halves[key], value, atol=2e-6)
+        np.testing.assert_allclose(singles[key], value, atol=2e-6)
+    np.testing.assert_allclose(logs[0]["loss"], logs_halves[0]["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_continuation_is_bitwise(kind, optimizer, tmp_path):
+    def batches(step):
+        return [batch_of(10 * step), batch_of(10 * step + 1)]
+
+    straight = build_toy(kind, optimizer=optimizer, ema=0.9, clip_norm=1.0)
+    logs = [straight.update(batches(i)) for i in range(8)]
+    half = build_toy(kind, optimizer=optimizer, ema=0.9, clip_norm=1.0)
+    for i in range(4):
+        half.update(batches(i))
+    state = half.state()
+    files = {name: {k: np.array(v) for k, v in arrays.items()} for name, arrays in half.files().items()}
+    paddle.nn.Linear(2, 2)  # shifts the counters by which Paddle names parameters and accumulators
+    resumed = build_toy(kind, seed=123, optimizer=optimizer, ema=0.9, clip_norm=1.0)
+    if kind == "distillation":  # a frozen teacher is not in the checkpoint; the recipe brings it
+        resumed.method.teacher.set_state_dict(half.method.teacher.state_dict())
+    resumed.load(state, lambda name: files[name], "here")
+    assert [resumed.update(batches(i)) for i in range(4, 8)] == logs[4:]
+    for key, value in weights_of(straight).items():
+        np.testing.assert_array_equal(weights_of(resumed)[key], value, err_msg=key)
+    for key, value in straight.average.state().items():
+        np.testing.assert_array_equal(resumed.average.state()[key], value, err_msg=key)
+
+
+def test_a_frozen_teacher_stays_in_eval_unchanged_and_outside_the_checkpoint():
+    trainer = build_toy("distillation")
+    before = {k: np.array(v.numpy()) for k, v in trainer.method.teacher.state_dict().items()}
+    for i in range(3):
+        trainer.update([batch_of(i)])
+    with trainer.evaluating():
+        assert not trainer.method.model.training
+    assert trainer.method.model.training and not trainer.method.teacher.training
+    for key, value in trainer.method.teacher.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), before[key])
+    files = trainer.files()
+    assert not [k for arrays in files.values() for k in arrays if "teacher" in k]
+    assert set(files["model.pdparams"]) == set(trainer.method.model.state_dict())
+    assert "adapter.weight" in files["method.pdparams"]
+    assert len(trainer.method.frozen_sources()["teacher"]["sha256"]) == 64
+
+
+def test_phases_train_only_their_group_and_lazy_phases_are_weighted(monkeypatch):
+    trainer = build_toy("gan", optimizer="sgd")
+    seen = []
+    original = ToyGan.losses
+
+    def losses(self, phase, batch):
+        trainable = {k.split(".")[0] for k, p in self.named_parameters() if not p.stop_gradient}
+        seen.append((self.step, phase, tuple(sorted(trainable))))
+        return original(self, phase, batch)
+
+    monkeypatch.setattr(ToyGan, "losses", losses)
+    before = weights_of(trainer)
+    for i in range(4):
+        trainer.update([batch_of(i)])
+    assert [(s, p) for s, p, _ in seen] == [
+        (0, "d"),
+        (0, "r1"),
+        (0, "g"),
+        (1, "d"),
+        (1, "g"),
+        (2, "d"),
+        (2, "g"),
+        (3, "d"),
+        (3, "r1"),
+        (3, "g"),
+    ]
+    assert all(t == (("generator",) if p == "g" else ("discriminator",)) for _, p, t in seen)
+    assert trainer.method.updates == [1, 2, 3, 4]
+    after = weights_of(trainer)
+    assert not np.array_equal(after["generator.0.weight"], before["generator.0.weight"])
+
+
+def test_a_lazy_phase_multiplies_its_loss():
+    def step_of(every):
+        class Lazy(ToySupervised):
+            phases = (type(ToySupervised.phases[0])("main", "model", every=every),)
+
+        paddle.seed(0)
+        trainer = trainer_of(Lazy(Segmenter()), "sgd", lr=0.1)
+        before = weights_of(trainer)
+        trainer.update([batch_of(0)])
+        return (
+            weights_of(trainer)["head.bias" if "head.bias" in before else "model.head.bias"] - before["model.head.bias"]
+        )
+
+    np.testing.assert_allclose(step_of(3), 3 * step_of(1), rtol=1e-4, atol=1e-8)
+
+
+def everything(trainer):
+    return weights_of(trainer) | {f"average of {k}": np.array(v) for k, v in trainer.average.state().items()}
+
+
+@pytest.mark.parametrize("place", ["image", "loss", "gradient"])
+def test_a_fault_leaves_weights_statistics_and_average_as_before(place, monkeypatch):
+    warnings = []
+    trainer = build_toy("supervised", ema=0.9, warn=warnings.append)
+    for i in range(2):
+        trainer.update([batch_of(i)])
+    before = everything(trainer)
+    bad = batch_of(9)
+    original = ToySupervised.losses
+    if place == "image":
+        monkeypatch.setattr(
+            ToySupervised, "prepare", lambda self, b: {**b, "image": paddle.full([4, 3, 6, 7], float("nan"))}
+        )
+    elif place == "loss":
+        monkeypatch.setattr(
+            ToySupervised, "losses", lambda self, p, b: {"ce": original(self, p, b)["ce"] * float("inf")}
+        )
+    else:  # finite loss, infinite gradient: sqrt at zero
+        monkeypatch.setattr(
+            ToySupervised,
+            "losses",
+            lambda self, p, b: {"ce": original(self, p, b)["ce"] + (self.model.head.bias * 0).sum().sqrt()},
+        )
+    assert trainer.update([bad]) == {}
+    monkeypatch.undo()
+    after = everything(trainer)
+    for key, value in before.items():
+        np.testing.assert_array_equal(after[key], value, err_msg=key)
+    assert (trainer.step, trainer.skipped, trainer.bad_in_a_row) == (3, 1, 1)
+    assert "main" in warnings[-1] and "9-0.png" in warnings[-1] and "skipped" in warnings[-1]
+    assert trainer.update([batch_of(3)]) and trainer.bad_in_a_row == 0
+
+
+def test_too_many_faults_in_a_row_stop_the_run(monkeypatch):
+    trainer = build_toy("supervised", max_bad_steps=3, warn=lambda line: None)
+    monkeypatch.setattr(
+        ToySupervised, "losses", lambda self, p, b: {"ce": self.model(b["image"]).mean() * float("nan")}
+    )
+    trainer.update([batch_of(0)])
+    trainer.update([batch_of(1)])
+    with pytest.raises(
+        RunError, match=r"step 3, phase 'main': loss is not finite \(ce nan; lr model .*3 updates in a row"
+    ):
+        trainer.update([batch_of(2)])
+
+
+def test_an_overflow_lowers_the_scale_and_is_no_fault(monkeypatch):
+    trainer = build_toy("supervised", amp="O1", amp_dtype="float16", loss_scale=2.0**127, warn=lambda line: None)
+    original = ToySupervised.losses
+    monkeypatch.setattr(ToySupervised, "losses", lambda self, p, b: {"ce": original(self, p, b)["ce"] * 1e3})
+    before = weights_of(trainer)
+    trainer.update([batch_of(0)])
+    assert trainer.scaler.scale == 2.0**126 and trainer.skipped == 0
+    np.testing.assert_array_equal(weights_of(trainer)["model.head.weight"], before["model.head.weight"])
+
+
+def test_the_scale_does_not_change_the_step():
+    def after(scale):
+        trainer = build_toy(
+            "supervised", optimizer="sgd", amp="O1", amp_dtype="float16", loss_scale=scale, clip_norm=0.5
+        )
+        logs = trainer.update([batch_of(0)])
+        return weights_of(trainer)["model.head.weight"], logs["grad_norm"]
+
+    (weights, norm), (scaled, scaled_norm) = after(1.0), after(1024.0)
+    np.testing.assert_allclose(scaled, weights, atol=1e-6)
+    np.testing.assert_allclose(scaled_norm, norm, rtol=1e-4)
+
+
+def test_clipping_bounds_the_step():
+    def moved(clip):
+        trainer = build_toy("supervised", optimizer="sgd", lr=1.0, clip_norm=clip)
+        before = weights_of(trainer)
+        norm = trainer.update([batch_of(0)])["grad_norm"]
+        after = weights_of(trainer)
+        trained = trainer.groups["model"].parameters
+        return np.sqrt(sum(((after[k] - before[k]) ** 2).sum() for k in trained)), norm
+
+    free, norm = moved(None)
+    np.testing.assert_allclose(free, norm, rtol=1e-4)
+    clipped, same = moved(norm / 4)
+    np.testing.assert_allclose((clipped, same), (norm / 4, norm), rtol=1e-4)
+
+
+def test_recomputation_gives_the_same_update():
+    def run(recompute):
+        paddle.seed(0)
+        trainer = trainer_of(ToySupervised(Segmenter()), "sgd", lr=0.1, recompute=recompute)
+        for i in range(3):
+            trainer.update([batch_of(i), batch_of(i + 50)])
+        return weights_of(trainer)
+
+    plain, recomputed = run(False), run(True)
+    for key, value in plain.items():
+        np.testing.assert_allclose(recomputed[key], value, atol=1e-6, err_msg=key)
+
+
+def test_recompute_needs_blocks():
+    with pytest.raises(UserError, match="names no blocks"):
+        trainer_of(ToySupervised(paddle.nn.Conv2D(3, 4, 1)), recompute=True)
+
+
+def test_parameters_without_gradient_are_listed_once():
+    warnings = []
+    paddle.seed(0)
+    method = ToySupervised(Segmenter())
+    method.lonely = paddle.nn.Linear(2, 2)
+    trainer = trainer_of(method, warn=warnings.append)
+    trainer.update([batch_of(0)])
+    trainer.update([batch_of(1)])
+    assert len(warnings) == 1 and "lonely.weight, lonely.bias" in warnings[0]
+
+
+def test_the_average_follows_weights_and_statistics():
+    trainer = build_toy("supervised", ema=0.5)
+    for i in range(4):
+        trainer.update([batch_of(i)])
+    raw = weights_of(trainer)
+    with trainer.evaluating() as nets:
+        held = {k: np.array(v.numpy()) for k, v in nets["model"].state_dict().items()}
+    assert not np.array_equal(held["block.1._mean"], raw["model.block.1._mean"])
+    saved = trainer.files()["model.pdparams"]
+    for key, value in held.items():
+        np.testing.assert_array_equal(saved[key].numpy(), value)
+    for key, value in weights_of(trainer).items():
+        np.testing.assert_array_equal(value, raw[key])
+
+
+def test_a_checkpoint_of_another_method_is_refused():
+    gan, supervised = build_toy("gan"), build_toy("supervised")
+    gan.update([batch_of(0)])
+    files = {n: {k: np.array(v) for k, v in a.items()} for n, a in gan.files().items()}
+    with pytest.raises(UserError, match="does not fit this recipe"):
+        supervised.load(gan.state(), lambda name: files[name], "there")
