@@ -1,0 +1,40 @@
+"""ppvision: computer-vision systems for PaddlePaddle with one training loop and one export path.
+
+The names below load what they need when first used: `import ppvision` imports neither Paddle nor numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ppvision import export
+    from ppvision.engine.run import evaluate, train
+    from ppvision.models.weights import load_weights
+    from ppvision.models.zoo import create_model, list_models
+    from ppvision.predict.predictor import Predictor
+
+__version__ = "0.1.0"
+__all__ = ["Predictor", "create_model", "evaluate", "export", "list_models", "load_weights", "train"]
+
+_HOME = {
+    "create_model": "ppvision.models",
+    "list_models": "ppvision.models",
+    "load_weights": "ppvision.models",
+    "Predictor": "ppvision.predict",
+    "train": "ppvision.engine",
+    "evaluate": "ppvision.engine",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "export":  # a package that can be called
+        return importlib.import_module("ppvision.export")
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'ppvision' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,116 @@
+"""`ppvision benchmark`: where the time of a recipe goes on this machine, on its own data."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ppvision.cli import recipe
+from ppvision.cli.parser import Flag
+from ppvision.cli.tables import COMMON, TRAIN
+from ppvision.config import Config, load
+from ppvision.errors import UserError
+
+ABOUT = "Time loading, forward, a whole update and inference of a recipe, on batches of its training data."
+TABLE = [
+    *COMMON,
+    *[
+        f
+        for f in TRAIN
+        if f.name in ("batch_size", "num_workers", "precision", "amp", "amp_level", "to_static_training")
+    ],
+    Flag("--steps", int, "measured repetitions; default 10"),
+    Flag("--warmup", int, "repetitions before; default 2"),
+    Flag("--json", help="write the figures there", metavar="FILE"),
+]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit status of the command."""
+    parsed = recipe.parse("benchmark", ABOUT, TABLE, argv)
+    if parsed is None:
+        return 0
+    steps, warmup = (parsed.values.get(name, default) for name, default in (("steps", 10), ("warmup", 2)))
+    if steps < 1 or warmup < 0:
+        raise UserError(f"benchmark: --steps must be at least 1 and --warmup at least 0, got {steps} and {warmup}")
+    figures = measure(recipe.resolved(parsed), steps, warmup)
+    print(
+        f"{figures['model']}, batch {' x '.join(map(str, figures['shape']))}, {figures['device']}, {steps} repetitions"
+    )
+    print(f"{'':12}{'median ms':>12}{'min ms':>12}{'images/s':>12}")
+    for name, row in figures["times"].items():
+        print(f"{name:12}{row['median_ms']:12.2f}{row['min_ms']:12.2f}{row['images_per_s']:12.2f}")
+    if parsed.json:
+        try:
+            Path(parsed.json).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        except OSError as e:
+            raise UserError(f"cannot write '{parsed.json}': {e.strerror}") from None
+    return 0
+
+
+def measure(cfg: Config, steps: int, warmup: int) -> dict[str, Any]:
+    """Median and best time of each part; nothing is written and no earlier run is touched.
+
+    Args:
+        steps: measured repetitions. warmup: repetitions before them.
+    """
+    import paddle
+
+    from ppvision.data.device import to_device
+    from ppvision.engine.run import Run, set_device
+    from ppvision.predict.predictor import task_name
+    from ppvision.predict.task import create_task
+
+    device = set_device(cfg.train.device)
+    run = Run(load(cfg, ["train.overwrite=true", "train.resume=null", "train.profiler=null", "eval.enabled=false"]))
+    method, task = run.trainer.method, create_task(task_name(cfg))
+    batches = run.loader.stream(0)
+    batch = to_device(next(batches))
+
+    def forward() -> None:
+        method.begin(0, cfg.train.seed, 0)
+        prepared = method.prepare(batch)
+        phase = method.phases[0].name
+        prepared["normaliser"] = method.normaliser(phase, prepared)
+        sum(method.losses(phase, prepared).values()).item()  # waits for the device
+
+    def inference() -> None:
+        with run.trainer.evaluating() as nets:
+            outputs = task.run(nets, method.prepare(batch))
+            next(iter(outputs.values())).numpy()
+
+    parts: dict[str, Callable[[], Any]] = {
+        "load": lambda: next(batches),
+        "forward": forward,
+        "update": lambda: run.trainer.update([batch] * cfg.train.accumulate),
+        "inference": inference,
+    }
+    count, times = batch["image"].shape[0], {}
+    for name, part in parts.items():
+        images = count * (cfg.train.accumulate if name == "update" else 1)
+        for _ in range(warmup):
+            part()
+        spent = [_seconds(part) for _ in range(steps)]
+        middle = statistics.median(spent)
+        times[name] = {"median_ms": 1e3 * middle, "min_ms": 1e3 * min(spent), "images_per_s": images / middle}
+    return {
+        "config": cfg.path,
+        "model": cfg.model.type,
+        "shape": list(batch["image"].shape),
+        "device": device,
+        "machine": platform.machine(),
+        "paddle": paddle.__version__,
+        "amp": cfg.train.amp,
+        "times": times,
+    }
+
+
+def _seconds(part: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    part()
+    return time.perf_counter() - started

@@ -1,0 +1,80 @@
+"""`ppvision data fetch|check`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ppvision.cli import recipe
+from ppvision.cli.parser import Flag, Parsed
+from ppvision.cli.tables import HELP, OPTS
+from ppvision.errors import UserError, did_you_mean
+
+ABOUT = (
+    "fetch NAME: sample data from packages of the Python and Debian registries (without a name: the list). "
+    "check -c CONFIG, or --format F --root DIR: read a data set whole; exit status 1 when it has faults."
+)
+TABLE = [
+    Flag("action", help="fetch or check"),
+    Flag("names", [str], "fetch: names of sample data"),
+    Flag("--root", help="fetch: where data sets are written, default data; check: the data set", metavar="DIR"),
+    Flag("--cache", help="fetch: where packages are kept", metavar="DIR"),
+    Flag("--config -c", help="check: the data of a recipe", metavar="FILE"),
+    OPTS,
+    Flag("--format", help="check: layout of the data set", metavar="NAME"),
+    Flag("--split", help="check: only this split; default: all that are there"),
+    Flag("--json", help="check: write the findings there", metavar="FILE"),
+    Flag("--workers --num_workers", int, "check: processes"),
+    HELP,
+]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit status of the command."""
+    parsed = recipe.parse("data", ABOUT, TABLE, argv)
+    if parsed is None:
+        return 0
+    actions = {"fetch": fetch, "check": check}
+    if parsed.action not in actions:
+        near = did_you_mean(parsed.action or "", actions)
+        raise UserError(f"data: unknown action '{parsed.action}'{near} (fetch or check)")
+    return actions[parsed.action](parsed)
+
+
+def fetch(parsed: Parsed) -> int:
+    """Fetch sample data sets, or list them."""
+    from ppvision.data import fetch as samples
+
+    if not parsed.names:
+        print("\n".join(samples.describe()))
+    for name in parsed.names or ():
+        print(samples.fetch(name, cache=parsed.cache, root=parsed.root))
+    return 0
+
+
+def check(parsed: Parsed) -> int:
+    """Read a data set whole and say what is wrong with it."""
+    if bool(parsed.config) == bool(parsed.format):
+        raise UserError("data check takes -c CONFIG, or --format F --root DIR")
+    if parsed.config and (parsed.root or parsed.split):
+        raise UserError("data check -c: change the recipe instead, -o data.root=DIR data.val.split=S")
+    if parsed.format and not parsed.root:
+        raise UserError("data check: --root is missing")
+    if parsed.workers is not None and parsed.workers < 1:
+        raise UserError(f"{parsed.said['workers']}: at least one worker is needed")
+    cfg = recipe.resolved(parsed) if parsed.config else None
+    from ppvision.data import check as checks
+
+    options = {"workers": parsed.workers, "progress": sys.stderr.isatty()}
+    if cfg is not None:
+        report = checks.check_config(cfg, **options)
+    else:
+        report = checks.check(parsed.format, parsed.root, parsed.split, **options)
+    print("\n".join(report.lines()))
+    if parsed.json:
+        try:
+            Path(parsed.json).write_text(report.to_json(), encoding="utf-8")
+        except OSError as e:
+            raise UserError(f"cannot write '{parsed.json}': {e.strerror}") from None
+    return 0 if report.ok else 1
