@@ -1,0 +1,90 @@
+"""A list of samples -> one batch of numpy arrays: pictures padded at the bottom and right, ragged rows concatenated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ppvision.data.fields import IGNORE, ROWS, is_map, is_picture, start
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Batch samples that have been through a `Compose` (or `fields.start`).
+
+    Args:
+        samples: at least one; all with the same keys.
+
+    Returns:
+        `image` (and `image_*`) uint8 [B,H,W,3], padded with 0; `valid` bool [B,H,W], True on each sample's `inner`
+        area; `label` [B,H,W] padded with 255, or int64 [B]; `size` and `inner` int32 [B,2]; `geometry` float64
+        [B,3,3]; `index` int64 [B]; `name` list[str]; `boxes`, `classes`, `crowd` concatenated with `boxes_offsets`
+        int64 [B+1] (likewise `keypoints`, `points`); `target` list[dict]. Any other key is stacked, numbers as one
+        array, arrays along a new first axis.
+
+    Raises:
+        ValueError: samples differ in keys, or an array that should be stacked differs in shape; the sample is named.
+    """
+    samples = [start(s) for s in samples]
+    keys = samples[0].keys()
+    for sample in samples[1:]:
+        if sample.keys() != keys:
+            differing = ", ".join(sorted(keys ^ sample.keys()))
+            raise ValueError(
+                f"{_name(sample)}: keys differ from those of '{_name(samples[0])}' in the same batch: {differing}"
+            )
+    batch: dict[str, Any] = {}
+    if "image" in keys:
+        pictures = [k for k in keys if is_picture(k)]
+        height = max(s[k].shape[0] for s in samples for k in pictures)
+        width = max(s[k].shape[1] for s in samples for k in pictures)
+        batch["valid"] = np.zeros((len(samples), height, width), bool)
+        for i, sample in enumerate(samples):
+            (h, w), shape = sample["inner"], sample["image"].shape
+            if h > shape[0] or w > shape[1]:
+                raise ValueError(
+                    f"{_name(sample)}: inner area {h}x{w} is larger than the image {shape[0]}x{shape[1]}: "
+                    "a transform changed the image without keeping 'inner'"
+                )
+            batch["valid"][i, :h, :w] = True
+    for key in keys:
+        values = [s[key] for s in samples]
+        if is_picture(key):
+            batch[key] = _pad(values, height, width, 0)
+        elif is_map(key, values[0]):
+            batch[key] = _pad(values, height, width, IGNORE)
+        elif key in ROWS:
+            batch[key] = np.concatenate(values)
+            if key == ROWS[key]:
+                batch[f"{key}_offsets"] = np.cumsum([0, *(len(v) for v in values)], dtype=np.int64)
+        elif key in ("size", "inner"):
+            batch[key] = np.asarray(values, np.int32)
+        elif key in ("name", "target") or isinstance(values[0], (str, dict)):
+            batch[key] = values
+        else:
+            batch[key] = _stack(key, values, samples)
+    return batch
+
+
+def _pad(arrays: list[np.ndarray], height: int, width: int, value: int) -> np.ndarray:
+    out = np.full((len(arrays), height, width, *arrays[0].shape[2:]), value, arrays[0].dtype)
+    for row, array in zip(out, arrays):
+        row[: array.shape[0], : array.shape[1]] = array
+    return out
+
+
+def _stack(key: str, values: list[Any], samples: Sequence[dict[str, Any]]) -> np.ndarray:
+    arrays = [np.asarray(v) for v in values]
+    for array, sample in zip(arrays, samples):
+        if array.shape != arrays[0].shape:
+            raise ValueError(
+                f"{_name(sample)}: '{key}' has shape {array.shape}, the first of the batch {arrays[0].shape}; "
+                "a ragged key belongs in ppvision.data.fields.ROWS"
+            )
+    out = np.stack(arrays)
+    return out.astype(np.int64) if out.dtype.kind in "iu" and out.ndim == 1 else out
+
+
+def _name(sample: dict[str, Any]) -> str:
+    return str(sample.get("name", sample.get("index", "sample")))
