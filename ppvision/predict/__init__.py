@@ -1,0 +1,35 @@
+"""From images to results: tasks, results, drawing, and the Predictor over Paddle, Paddle Inference and ONNX Runtime.
+
+Importing this package imports no Paddle. `TASKS` maps a task name (`Entry.task` of the model zoo, `PPVision.task` of a
+`deploy.yaml`) to its class.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+TASKS: dict[str, str] = {
+    "segmentation": "ppvision.predict.segmentation:SegmentationTask",
+    "classification": "ppvision.predict.classification:ClassificationTask",
+    "features": "ppvision.predict.classification:FeaturesTask",
+}
+
+_PUBLIC = {
+    "Classes": "ppvision.predict.results",
+    "Features": "ppvision.predict.results",
+    "Mask": "ppvision.predict.results",
+    "Predictor": "ppvision.predict.predictor",
+    "Result": "ppvision.predict.results",
+    "Runtime": "ppvision.predict.runtime",
+    "Task": "ppvision.predict.task",
+    "create_task": "ppvision.predict.task",
+    "run": "ppvision.predict.predictor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        import importlib
+
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

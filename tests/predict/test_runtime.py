@@ -1,0 +1,168 @@
+"""How sessions are configured, and that no device is claimed that is not used."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import paddle
+import pytest
+
+from ppvision.errors import UserError
+from ppvision.predict import runtime as module
+from ppvision.predict.runtime import Runtime, check_runtime, choose_device, open_session, paddle_config
+from tests.export.samples import exported
+
+NO_CUDA = not paddle.device.is_compiled_with_cuda()
+
+
+class Recorder:
+    """A `paddle.inference.Config` that writes down what is asked of it."""
+
+    def __init__(self, *files):
+        self.files, self.calls = files, {}
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: self.calls.__setitem__(name, args or kwargs or True)
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    monkeypatch.setattr(paddle.inference, "Config", Recorder)
+
+    def configure(device, version=(3, 3, 1), **options):
+        monkeypatch.setattr(module, "paddle_version", lambda: version)
+        return paddle_config("m.json", "m.pdiparams", device, Runtime(**options)).calls
+
+    return configure
+
+
+class TestConfig:
+    def test_memory_optimisation_never_comes_alone(self, recorded):
+        calls = recorded("cpu")
+        assert {"enable_memory_optim", "enable_new_ir", "enable_new_executor"} <= set(calls)
+
+    @pytest.mark.parametrize(
+        "version, removed", [((3, 1, 1), False), ((3, 2, 2), False), ((3, 3, 1), True), ((999, 0, 0), True)]
+    )
+    def test_onednn_setting_follows_the_version(self, recorded, version, removed):
+        calls = recorded("cpu", version)
+        assert "enable_mkldnn" in calls and calls["set_mkldnn_cache_capacity"] == (10,)
+        assert (calls.get("delete_pass") == ("onednn_placement_pass",)) is removed
+
+    def test_onednn_is_on_by_default_in_paddle_so_off_is_said(self, recorded):
+        calls = recorded("cpu", mkldnn=False, cpu_threads=3)
+        assert "disable_mkldnn" in calls and "enable_mkldnn" not in calls and "delete_pass" not in calls
+        assert calls["set_cpu_math_library_num_threads"] == (3,)
+
+    def test_bfloat16(self, recorded):
+        assert "enable_mkldnn_bfloat16" in recorded("cpu", precision="bf16")
+
+    def test_gpu(self, recorded):
+        calls = recorded("gpu", precision="fp16", gpu_id=1)
+        assert calls["enable_use_gpu"] == (200, 1, paddle.inference.PrecisionType.Half)
+        assert "enable_tensorrt_engine" not in calls and "enable_mkldnn" not in calls
+
+    def test_tensorrt(self, recorded, tmp_path):
+        profile = {key: {"x": [1, 3, side, side]} for key, side in (("min", 64), ("opt", 128), ("max", 256))}
+        calls = recorded("gpu", use_trt=True, precision="fp16", min_subgraph_size=5, shape_profile=profile)
+        assert calls["enable_tensorrt_engine"]["precision_mode"] == paddle.inference.PrecisionType.Half
+        assert calls["enable_tensorrt_engine"]["min_subgraph_size"] == 5
+        assert calls["set_trt_dynamic_shape_info"] == (profile["min"], profile["max"], profile["opt"])
+
+    def test_tensorrt_shapes_are_collected_first_and_used_then(self, recorded, tmp_path):
+        file = tmp_path / "shapes.pbtxt"
+        calls = recorded("gpu", use_trt=True, shape_file=str(file))
+        assert calls["collect_shape_range_info"] == (str(file),) and "enable_tensorrt_engine" not in calls
+        file.write_text("x")
+        calls = recorded("gpu", use_trt=True, shape_file=str(file))
+        assert calls["enable_tuned_tensorrt_dynamic_shape"] == (str(file), True) and "enable_tensorrt_engine" in calls
+
+
+class TestDeviceTruth:
+    def test_choose(self):
+        assert choose_device("CPU") == "cpu"
+        assert choose_device(None) == ("cpu" if NO_CUDA else choose_device(None))
+        with pytest.raises(UserError, match="no device 'xpu'"):
+            choose_device("xpu")
+
+    @pytest.mark.skipif(not NO_CUDA, reason="this Paddle has CUDA")
+    def test_gpu_without_cuda_is_an_error(self):
+        with pytest.raises(UserError, match="built without CUDA.*paddlepaddle-gpu"):
+            choose_device("gpu")
+
+    def test_cuda_build_without_a_card_is_an_error(self, monkeypatch):
+        monkeypatch.setattr(paddle.device, "is_compiled_with_cuda", lambda: True)
+        monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 0)
+        with pytest.raises(UserError, match="no CUDA device is visible"):
+            choose_device("gpu")
+
+    def test_tensorrt_without_the_library_names_the_wheel(self, monkeypatch):
+        monkeypatch.setattr(paddle.inference, "get_trt_compile_version", lambda: (0, 0, 0))
+        for runtime, backend in ((Runtime(use_trt=True), "paddle"), (Runtime(), "tensorrt")):
+            with pytest.raises(UserError, match="paddlepaddle-gpu wheel with TensorRT"):
+                check_runtime("gpu", backend, runtime)
+        monkeypatch.setattr(paddle.inference, "get_trt_compile_version", lambda: (10, 0, 0))
+        with pytest.raises(UserError, match="--device gpu"):
+            check_runtime("cpu", "paddle", Runtime(use_trt=True))
+        check_runtime("gpu", "paddle", Runtime(use_trt=True, precision="int8"))
+
+    def test_a_session_that_would_run_elsewhere_is_refused(self, monkeypatch):
+        monkeypatch.setattr(module, "paddle_config", lambda *_: SimpleNamespace(use_gpu=lambda: False))
+        with pytest.raises(UserError, match="would run on cpu"):
+            open_session("paddle", "gpu", Runtime(), model="m", params="p")
+
+    @pytest.mark.parametrize(
+        "device, backend, options, said",
+        [
+            ("cpu", "pytorch", {}, "no backend"),
+            ("cpu", "paddle", {"precision": "fp61"}, "did you mean 'fp16'"),
+            ("cpu", "paddle", {"precision": "fp16"}, "use bf16 or fp32"),
+            ("cpu", "paddle", {"precision": "bf16", "mkldnn": False}, "without oneDNN"),
+            ("cpu", "onnx", {"precision": "fp16"}, "use fp32"),
+            ("gpu", "paddle", {"precision": "int8"}, "use fp16 or fp32"),
+        ],
+    )
+    def test_combinations_that_would_run_as_something_else(self, device, backend, options, said):
+        with pytest.raises(UserError, match=said):
+            check_runtime(device, backend, Runtime(**options))
+
+    def test_threads(self):
+        assert Runtime(cpu_threads=2).threads() == 2 and Runtime().threads() >= 1
+        with pytest.raises(UserError, match="at least 1"):
+            Runtime(cpu_threads=0).threads()
+
+    def test_development_builds_count_as_newest(self, monkeypatch):
+        monkeypatch.setattr(paddle, "__version__", "0.0.0")
+        assert module.paddle_version() > (3, 3, 1)
+        monkeypatch.setattr(paddle, "__version__", "3.2.0rc1")
+        assert module.paddle_version()[:2] == (3, 2)
+
+
+class TestSessions:
+    @pytest.mark.parametrize("backend, mkldnn", [("paddle", False), ("paddle", True), ("onnx", True)])
+    def test_shapes_may_change_between_calls(self, backend, mkldnn):
+        _, _, folder = exported()
+        files = {"model": folder / "model.json", "params": folder / "model.pdiparams", "onnx": folder / "model.onnx"}
+        session = open_session(backend, "cpu", Runtime(mkldnn=mkldnn, cpu_threads=1), **files)
+        x = np.random.default_rng(0).uniform(0, 255, (2, 3, 40, 56)).astype(np.float32)
+        first = session(x)[0]
+        assert session.device == "cpu" and first.shape == (2, 40, 56) and first.dtype == np.int32
+        assert session(x[:1, :, ::-1])[0].shape == (1, 40, 56)
+        assert np.array_equal(session(x)[0], first)
+
+    @pytest.mark.parametrize("backend, package", [("onnx", "onnxruntime"), ("openvino", "openvino")])
+    def test_a_missing_package_names_its_extra(self, backend, package, monkeypatch):
+        import sys
+
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(UserError, match=f"ppvision\\[{backend}\\]"):
+            open_session(backend, "cpu", Runtime(), onnx="m.onnx")
+
+    def test_onnx_on_a_gpu_it_cannot_use(self):
+        import onnxruntime
+
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            pytest.skip("this onnxruntime has CUDA")
+        with pytest.raises(UserError, match="onnxruntime-gpu"):
+            open_session("onnx", "gpu", Runtime(), onnx="m.onnx")
