@@ -1,0 +1,298 @@
+"""Does what was exported say what the network says? Numbers, never exit statuses.
+
+Each row is one backend, precision and shape, against the network in eager mode on the CPU:
+- *max* and *mean error* of the raw outputs, relative to the largest magnitude of the reference output. A second graph,
+  exported with output_op none, gives them; it differs from the product only in its last operator.
+- *agreement* of the product's decisions. A pixel whose two best scores are closer than the tolerance has no right
+  answer in floating point, and on noise with untrained weights there are many: a decision counts as equal when the
+  reference's score of the chosen class is within 2 * tolerance * magnitude of its best (each of the two scores may be
+  off by the tolerance). `agreement_exact`, without that allowance, is reported beside it.
+- *latency*: median of the product graph, one call at a time, after the calls that were compared.
+
+Pictures of the validation set are used when there is one. Otherwise seeded smooth blobs with grain: white noise alone
+drives networks into saturated, untypical activations.
+GPU rows are reported but not judged: TF32 convolutions, on by default there, differ by more than any sensible
+tolerance.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppvision.errors import UserError
+from ppvision.predict.runtime import Runtime, cuda_usable, open_session
+
+logger = logging.getLogger("ppvision")
+
+Outputs = list[np.ndarray]
+Session = Callable[[np.ndarray], Outputs]
+
+
+@dataclass
+class Row:
+    """One line of the table; errors are relative to the reference's magnitude, latency in milliseconds."""
+
+    backend: str
+    precision: str
+    shape: list[int]
+    max_error: float
+    mean_error: float
+    agreement: float | None
+    agreement_exact: float | None
+    latency_ms: float | None
+    judged: bool = True
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Files of one exported graph; `onnx` may be None."""
+
+    model: Path
+    params: Path
+    onnx: Path | None = None
+
+
+def shapes_for(input_shape: Sequence[int], example: tuple[int, int]) -> list[list[int]]:
+    """The shapes to compare at: the example (at most 512 a side), and an odd one with two images where the graph leaves
+    them free."""
+    batch, channels, height, width = input_shape
+    base_h, base_w = (min(side, 512) for side in example)
+    first = [max(batch, 1), channels, height if height > 0 else base_h, width if width > 0 else base_w]
+    second = [
+        batch if batch > 0 else 2,
+        channels,
+        height if height > 0 else base_h * 3 // 8 | 1,
+        width if width > 0 else base_w * 5 // 8 | 1,
+    ]
+    return [first] if first == second else [first, second]
+
+
+def pictures(shape: Sequence[int], given: Sequence[np.ndarray] = ()) -> np.ndarray:
+    """float32 [B,3,H,W] in 0..255 for a comparison, from `given` RGB uint8 images or seeded; the same at every call."""
+    import cv2
+
+    batch, channels, height, width = shape
+    if given:
+        chosen = [
+            cv2.resize(given[i % len(given)], (width, height), interpolation=cv2.INTER_AREA) for i in range(batch)
+        ]
+        return np.stack(chosen).transpose(0, 3, 1, 2).astype(np.float32)
+    rng = np.random.default_rng(0)
+    coarse = rng.uniform(0, 255, (batch, max(height // 32, 2), max(width // 32, 2), channels)).astype(np.float32)
+    smooth = np.stack([cv2.resize(c, (width, height), interpolation=cv2.INTER_CUBIC) for c in coarse])
+    grain = rng.normal(0, 12, smooth.shape)
+    return np.rint(np.clip(smooth + grain, 0, 255)).transpose(0, 3, 1, 2).astype(np.float32)
+
+
+def relative_errors(reference: Outputs, other: Outputs) -> tuple[float, float]:
+    """(largest, mean) |difference| divided by the reference's largest magnitude, the worst over the outputs; inf for a
+    wrong shape or a value that is not finite."""
+    if len(reference) != len(other):
+        return float("inf"), float("inf")
+    worst, mean = 0.0, 0.0
+    for a, b in zip(reference, other):
+        if a.shape != b.shape or not np.isfinite(b).all():
+            return float("inf"), float("inf")
+        if a.size:
+            difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
+            scale = float(np.abs(a).max()) or 1.0
+            worst, mean = max(worst, float(difference.max()) / scale), max(mean, float(difference.mean()) / scale)
+    return worst, mean
+
+
+def agreement(scores: np.ndarray, decisions: np.ndarray, tolerance: float) -> tuple[float, float]:
+    """Share of decisions that agree with the reference scores [B,K,...]: (ties allowed for, exact). See the module's
+    docstring."""
+    best = scores.max(1)
+    if decisions.shape != best.shape or decisions.size == 0:
+        return 0.0, 0.0
+    if decisions.min() < 0 or decisions.max() >= scores.shape[1]:
+        return 0.0, 0.0
+    chosen = np.take_along_axis(scores, decisions[:, None].astype(np.int64), axis=1)[:, 0]
+    allowance = 2 * tolerance * float(np.abs(scores).max())
+    return float((chosen >= best - allowance).mean()), float((scores.argmax(1) == decisions).mean())
+
+
+def run(
+    reference: Session,
+    product_reference: Session,
+    raw: Graph,
+    product: Graph,
+    shapes: Sequence[Sequence[int]],
+    *,
+    tolerance: float,
+    decides: bool,
+    given: Sequence[np.ndarray] = (),
+) -> list[Row]:
+    """Compare every backend that runs here at every shape.
+
+    Args:
+        reference: the network in eager mode with output_op none.
+        product_reference: the same as exported; only its latency is taken.
+        raw: graph with output_op none.
+        product: graph that is shipped; the same files as `raw` when it decides nothing.
+        shapes: [B,C,H,W] each.
+        tolerance: for the allowance of ties.
+        decides: the first raw output holds class scores in axis 1.
+        given: RGB uint8 images to use.
+
+    Raises:
+        UserError: the reference itself is not finite.
+    """
+    inputs = [pictures(shape, given) for shape in shapes]
+    expected = [reference(x) for x in inputs]
+    if not all(np.isfinite(output).all() for outputs in expected for output in outputs):
+        raise UserError("export: the network gives NaN or infinity in eager mode; check the weights")
+    rows = [
+        Row(
+            "eager",
+            "fp32",
+            list(x.shape),
+            0.0,
+            0.0,
+            1.0 if decides else None,
+            1.0 if decides else None,
+            _latency(product_reference, x),
+        )
+        for x in inputs
+    ]
+    for name, backend, device, runtime, judged in _variants(product):
+        try:
+            sessions = [
+                open_session(backend, device, runtime, model=graph.model, params=graph.params, onnx=graph.onnx)
+                for graph in ([raw] if raw == product else [raw, product])
+            ]
+        except Exception as error:
+            # Whatever a backend throws while it loads a graph is a fault of that backend, to be shown in the table.
+            rows.append(_faulty(name, runtime.precision, shapes[0], judged, error))
+            continue
+        for x, scores in zip(inputs, expected):
+            try:
+                outputs, shipped = sessions[0](x), sessions[-1](x)
+                latency = _latency(sessions[-1], x)
+            except Exception as error:
+                rows.append(_faulty(name, runtime.precision, x.shape, judged, error))
+                continue
+            agreed = exact = None
+            if decides:
+                decisions = shipped[0] if shipped[0].ndim < scores[0].ndim else shipped[0].argmax(1)
+                agreed, exact = agreement(scores[0], decisions, tolerance)
+            errors = relative_errors(scores, outputs)
+            rows.append(Row(name, runtime.precision, list(x.shape), *errors, agreed, exact, latency, judged))
+    return rows
+
+
+def _variants(graph: Graph) -> list[tuple[str, str, str, Runtime, bool]]:
+    variants = [
+        ("paddle", "paddle", "cpu", Runtime(mkldnn=False), True),
+        ("paddle-onednn", "paddle", "cpu", Runtime(mkldnn=True), True),
+    ]
+    if graph.onnx is not None:
+        variants.append(("onnx", "onnx", "cpu", Runtime(), True))
+    if cuda_usable():
+        variants.append(("paddle-gpu", "paddle", "gpu", Runtime(), False))
+    return variants
+
+
+def _faulty(name: str, precision: str, shape: Sequence[int], judged: bool, error: Exception) -> Row:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "rror" in line] or lines or [""]
+    fault = f"{type(error).__name__}: {named[-1][:200]}"
+    return Row(name, precision, list(shape), float("inf"), float("inf"), None, None, None, judged, fault)
+
+
+def _latency(session: Session, x: np.ndarray, calls: int = 5, budget: float = 2.0) -> float:
+    """Median milliseconds of up to `calls` calls; stops once `budget` seconds are spent."""
+    times: list[float] = []
+    while len(times) < calls and sum(times) < budget:
+        start = time.perf_counter()
+        session(x)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1000
+
+
+def faults(rows: Sequence[Row], tolerance: float, minimum_agreement: float) -> dict[str, str]:
+    """Backend -> why it is refused, with the figure; empty when everything is within bounds."""
+    found: dict[str, str] = {}
+    for row in rows:
+        if not row.judged or row.backend in found:
+            continue
+        shape = "x".join(map(str, row.shape))
+        if row.fault:
+            found[row.backend] = f"at {shape}: {row.fault}"
+        elif not row.max_error <= tolerance:
+            found[row.backend] = (
+                f"error {row.max_error:.2e} at {shape}, tolerance {tolerance:.1e} of the largest output"
+            )
+        elif row.agreement is not None and row.agreement < minimum_agreement:
+            found[row.backend] = f"{row.agreement:.2%} of decisions agree at {shape}, {minimum_agreement:.2%} required"
+    return found
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text."""
+    head = ["backend", "precision", "shape", "max error", "mean error", "agreement", "exact", "ms"]
+    lines = [
+        [
+            row.backend,
+            row.precision,
+            "x".join(map(str, row.shape)),
+            f"{row.max_error:.2e}",
+            f"{row.mean_error:.2e}",
+            "-" if row.agreement is None else f"{row.agreement:.4%}",
+            "-" if row.agreement_exact is None else f"{row.agreement_exact:.4%}",
+            "-" if row.latency_ms is None else f"{row.latency_ms:.1f}",
+        ]
+        for row in rows
+    ]
+    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in [head, *lines])
+
+
+def report(
+    rows: Sequence[Row], refused: dict[str, str], tolerance: float, minimum_agreement: float, source: str
+) -> dict[str, Any]:
+    """What `parity.json` holds."""
+    import paddle
+
+    versions = {"python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__}
+    for module in ("onnxruntime", "paddle2onnx"):
+        try:
+            from importlib.metadata import version
+
+            versions[module] = version(module)
+        except ImportError:
+            continue
+    return {
+        "tolerance": tolerance,
+        "agreement": minimum_agreement,
+        "inputs": source,
+        "threads": Runtime().threads(),
+        "versions": versions,
+        "refused": refused,
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write `parity.json`; infinity, which JSON does not have, becomes null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    path.write_text(json.dumps(plain(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,57 @@
+"""The exported layer: normalisation and decision."""
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from ppvision.errors import UserError
+from ppvision.export import Deployed
+from ppvision.export.deployed import output_names
+from tests.export.samples import TinyNet, randomise
+
+MEAN, STD = (120.0, 110.0, 100.0), (58.0, 57.0, 56.0)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return randomise(TinyNet())
+
+
+@pytest.fixture(scope="module")
+def x():
+    return paddle.to_tensor(np.random.default_rng(0).uniform(0, 255, (2, 3, 16, 24)).astype(np.float32))
+
+
+def test_normalises_by_channel(net, x):
+    by_hand = (x.numpy() - np.reshape(MEAN, (1, 3, 1, 1))) / np.reshape(STD, (1, 3, 1, 1))
+    expected = net(paddle.to_tensor(by_hand.astype(np.float32))).numpy()
+    assert np.abs(Deployed(net, MEAN, STD)(x).numpy() - expected).max() < 1e-5
+
+
+def test_decisions(net, x):
+    logits = Deployed(net, MEAN, STD, "none")(x).numpy()
+    decided = Deployed(net, MEAN, STD, "argmax")(x)
+    assert decided.dtype == paddle.int32 and np.array_equal(decided.numpy(), logits.argmax(1))
+    soft = Deployed(net, MEAN, STD, "softmax")(x).numpy()
+    assert soft.sum(1) == pytest.approx(1, abs=1e-5) and np.array_equal(soft.argmax(1), logits.argmax(1))
+
+
+def test_has_no_parameters_of_its_own(net):
+    assert {k.removeprefix("net.") for k in Deployed(net, MEAN, STD).state_dict()} == set(net.state_dict())
+
+
+def test_outputs_in_order():
+    class Two(nn.Layer):
+        def forward(self, x):
+            return {"b": x, "a": x + 1}
+
+    outputs = Deployed(Two(), MEAN, STD)(paddle.zeros([1, 3, 2, 2]))
+    assert (outputs[1] - outputs[0]).min().item() == 1
+    assert output_names(Two()(paddle.zeros([1]))) == ["b", "a"]
+    assert output_names([1, 2]) == ["output", "output1"] and output_names(1) == ["output"]
+
+
+def test_unknown_operator():
+    with pytest.raises(UserError, match="did you mean 'argmax'"):
+        Deployed(nn.Identity(), MEAN, STD, "argmx")

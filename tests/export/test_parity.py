@@ -1,0 +1,110 @@
+"""The judge: errors, agreement, shapes, verdict. A wrong backend must not get past it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ppvision.errors import UserError
+from ppvision.export import parity
+from ppvision.export.parity import Graph, Row
+
+
+class TestMeasures:
+    def test_errors_are_relative_to_the_largest_output(self):
+        a = [np.array([10.0, -20.0]), np.array([1.0])]
+        b = [np.array([10.0, -20.2]), np.array([1.005])]
+        worst, mean = parity.relative_errors(a, b)
+        assert worst == pytest.approx(0.01) and mean == pytest.approx(0.005)
+
+    @pytest.mark.parametrize(
+        "other", [[np.zeros(3)], [np.array([1.0, np.nan])], [np.array([np.inf, 0])], [], [np.zeros(2), np.zeros(2)]]
+    )
+    def test_what_cannot_be_compared_is_infinitely_wrong(self, other):
+        assert parity.relative_errors([np.ones(2)], other) == (float("inf"), float("inf"))
+
+    def test_near_ties_are_nobodys_fault_and_real_differences_are(self):
+        scores = np.zeros((1, 2, 1, 4), np.float32)
+        scores[0, :, 0] = [[1.0, 1.0, 0.0, 1.0], [1.00001, 0.5, 1.0, 1.0001]]
+        right = scores.argmax(1)
+        assert parity.agreement(scores, right, 1e-4) == (1.0, 1.0)
+        near = np.array([[[0, 0, 1, 0]]])
+        assert parity.agreement(scores, near, 1e-4) == (1.0, 0.5)
+        wrong = np.array([[[1, 1, 0, 1]]])
+        assert parity.agreement(scores, wrong, 1e-4) == (0.5, 0.5)
+
+    def test_decisions_of_another_shape_or_class_agree_nowhere(self):
+        scores = np.ones((1, 2, 3, 3))
+        assert parity.agreement(scores, np.zeros((1, 3, 2), int), 1e-4) == (0.0, 0.0)
+        assert parity.agreement(scores, np.full((1, 3, 3), 2), 1e-4) == (0.0, 0.0)
+
+    def test_pictures(self):
+        x = parity.pictures([2, 3, 33, 47])
+        assert x.shape == (2, 3, 33, 47) and x.dtype == np.float32 and 0 <= x.min() and x.max() <= 255
+        assert np.array_equal(x, parity.pictures([2, 3, 33, 47])) and x.std() > 20
+        given = parity.pictures([3, 3, 4, 6], [np.full((8, 12, 3), 7, np.uint8), np.full((4, 6, 3), 9, np.uint8)])
+        assert given[:, 0, 0, 0].tolist() == [7, 9, 7]
+
+    @pytest.mark.parametrize(
+        "shape, expected",
+        [
+            ([-1, 3, -1, -1], [[1, 3, 64, 512], [2, 3, 25, 321]]),
+            ([1, 3, 32, 48], [[1, 3, 32, 48]]),
+            ([-1, 3, 32, 48], [[1, 3, 32, 48], [2, 3, 32, 48]]),
+            ([4, 3, -1, 48], [[4, 3, 64, 48], [4, 3, 25, 48]]),
+        ],
+    )
+    def test_shapes(self, shape, expected):
+        assert parity.shapes_for(shape, (64, 1024)) == expected
+
+
+class TestVerdict:
+    def row(self, **changes):
+        row = dict(backend="paddle", precision="fp32", shape=[1, 3, 4, 4], max_error=1e-6, mean_error=1e-7)
+        return Row(**{**row, "agreement": 1.0, "agreement_exact": 1.0, "latency_ms": 1.0, **changes})
+
+    def test_within_bounds(self):
+        assert parity.faults([self.row()], 1e-4, 0.999) == {}
+        assert parity.faults([self.row(max_error=9.0, judged=False)], 1e-4, 0.999) == {}
+        assert parity.faults([self.row(agreement=None)], 1e-4, 0.999) == {}
+
+    @pytest.mark.parametrize(
+        "changes, said",
+        [
+            ({"max_error": 2e-4}, "error 2.00e-04 at 1x3x4x4"),
+            ({"max_error": float("nan")}, "error nan"),
+            ({"agreement": 0.5}, "50.00% of decisions"),
+            ({"fault": "RuntimeError: no"}, "RuntimeError: no"),
+        ],
+    )
+    def test_past_bounds_the_figure_is_named(self, changes, said):
+        found = parity.faults([self.row(backend="a"), self.row(**changes)], 1e-4, 0.999)
+        assert list(found) == ["paddle"] and said in found["paddle"]
+
+    def test_report_is_json(self, tmp_path):
+        rows = [self.row(), self.row(max_error=float("inf"), latency_ms=None, fault="x")]
+        parity.write(tmp_path / "p.json", parity.report(rows, {}, 1e-4, 0.999, "noise"))
+        content = json.loads((tmp_path / "p.json").read_text())
+        assert content["rows"][1]["max_error"] is None and content["tolerance"] == 1e-4
+        assert {"paddle", "numpy"} <= set(content["versions"])
+        assert "inf" in parity.table(rows) and len(parity.table(rows).splitlines()) == 3
+
+
+class TestRun:
+    def test_a_reference_that_is_not_finite(self):
+        graph = Graph("m", "p")
+        with pytest.raises(UserError, match="NaN or infinity in eager mode"):
+            parity.run(
+                lambda x: [x * np.nan], lambda x: [x], graph, graph, [[1, 3, 4, 4]], tolerance=1e-4, decides=False
+            )
+
+    def test_a_backend_that_cannot_load_is_a_row_not_a_crash(self, tmp_path, monkeypatch):
+        def broken(*_, **__):
+            raise RuntimeError("first line\nSomeError: the reason\n")
+
+        monkeypatch.setattr(parity, "open_session", broken)
+        graph = Graph(tmp_path / "m", tmp_path / "p")
+        rows = parity.run(lambda x: [x], lambda x: [x], graph, graph, [[1, 3, 4, 4]], tolerance=1e-4, decides=False)
+        assert rows[0].backend == "eager" and rows[0].latency_ms is not None
+        assert {row.fault for row in rows[1:]} == {"RuntimeError: SomeError: the reason"}
+        assert set(parity.faults(rows, 1e-4, 0.999)) == {"paddle", "paddle-onednn"}
