@@ -301,7 +301,7 @@ class Run:
         since = 0
         started, first = time.perf_counter(), trainer.step
         profiler = StepProfiler(parse_profiler(cfg.train.profiler)) if cfg.train.profiler else None
-        with contextlib.closing(batches) if hasattr(batches, "close") else contextlib.nullcontext():
+        with contextlib.closing(batches):
             while trainer.step < self.total and not trainer.stop_requested:
                 t0 = time.perf_counter()
                 micro = [next(batches) for _ in range(accumulate)]
@@ -376,7 +376,9 @@ class Run:
             truncate(self.folder, self.trainer.step)
             if self.trainer.step in checkpoint.steps(self.folder):
                 checkpoint.link(self.folder, "latest", self.trainer.step)
-        (self.folder / "config.yml").write_text(self.cfg.to_yaml())
+        # as a recipe to run again: how this run was started is not part of it
+        plain = load(self.cfg, ["train.resume=null", "train.overwrite=false"])
+        (self.folder / "config.yml").write_text(plain.to_yaml())
 
     def _resume(self, saved: checkpoint.Checkpoint) -> None:
         self.trainer.load(saved.state["trainer"], saved.arrays, str(saved.folder))

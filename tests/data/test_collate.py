@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ppvision.data.collate import collate
+from ppvision.data.transforms import Compose, PadTo
+
+
+def sample(height: int, width: int, num_boxes: int = 0, **more) -> dict:
+    rng = np.random.default_rng(height)
+    return {
+        "image": rng.integers(1, 256, (height, width, 3), np.uint8),
+        "boxes": rng.random((num_boxes, 4)).astype(np.float32),
+        "classes": np.full(num_boxes, height),
+        "crowd": np.zeros(num_boxes, bool),
+        "name": f"{height}.png",
+        **more,
+    }
+
+
+def test_pads_at_the_bottom_and_right():
+    samples = [sample(4, 7, label=np.ones((4, 7), np.uint8)), sample(6, 5, label=np.ones((6, 5), np.uint8))]
+    batch = collate(samples)
+    assert batch["image"].shape == (2, 6, 7, 3) and batch["image"].dtype == np.uint8
+    assert np.array_equal(batch["image"][0, :4, :7], samples[0]["image"]) and not batch["image"][0, 4:].any()
+    assert (batch["label"][1, :, 5:] == 255).all() and (batch["label"][1, :, :5] == 1).all()
+    assert np.array_equal(batch["valid"], batch["label"] == 1) and batch["valid"].dtype == bool
+    assert batch["size"].tolist() == [[4, 7], [6, 5]] and batch["size"].dtype == batch["inner"].dtype == np.int32
+    assert np.array_equal(batch["geometry"], [np.eye(3)] * 2) and batch["name"] == ["4.png", "6.png"]
+
+
+def test_padding_of_a_transform_is_not_valid():
+    batch = collate([Compose([PadTo([8, 8])])(sample(4, 7))])
+    assert batch["valid"].sum() == 28 and batch["valid"][0, :4, :7].all()
+    assert batch["inner"].tolist() == [[4, 7]]
+
+
+def test_ragged_rows_are_concatenated():
+    batch = collate([sample(4, 4, 2), sample(5, 5, 0), sample(6, 6, 3)])
+    assert batch["boxes"].shape == (5, 4) and batch["boxes"].dtype == np.float32
+    assert batch["boxes_offsets"].tolist() == [0, 2, 2, 5] and batch["boxes_offsets"].dtype == np.int64
+    assert batch["classes"].tolist() == [4, 4, 6, 6, 6] and batch["crowd"].dtype == bool
+
+
+def test_class_labels_and_other_keys():
+    batch = collate(
+        [sample(4, 4, label=3, index=9, embedding=np.ones(5)), sample(4, 4, label=1, index=2, embedding=np.ones(5))]
+    )
+    assert batch["label"].tolist() == [3, 1] and batch["label"].dtype == batch["index"].dtype == np.int64
+    assert batch["embedding"].shape == (2, 5)
+
+
+def test_paired_pictures_share_one_canvas():
+    batch = collate(
+        [
+            sample(4, 7, image_virtual=np.ones((4, 7, 3), np.uint8)),
+            sample(6, 5, image_virtual=np.ones((6, 5, 3), np.uint8)),
+        ]
+    )
+    assert np.array_equal(batch["image_virtual"].any(-1), batch["valid"])
+
+
+def test_without_image():
+    batch = collate([{"points": np.zeros((3, 4), np.float32)}, {"points": np.ones((2, 4), np.float32)}])
+    assert batch["points"].shape == (5, 4) and batch["points_offsets"].tolist() == [0, 3, 5] and "valid" not in batch
+
+
+def test_refusals_name_the_sample():
+    with pytest.raises(ValueError, match="5.png: keys differ from those of '4.png' in the same batch: label"):
+        collate([sample(4, 4), sample(5, 5, label=1)])
+    with pytest.raises(ValueError, match=r"5.png: 'extra' has shape \(2,\), the first of the batch \(3,\)"):
+        collate([sample(4, 4, extra=np.zeros(3)), sample(5, 5, extra=np.zeros(2))])
+    with pytest.raises(ValueError, match="4.png: inner area 9x9 is larger than the image 4x4"):
+        collate([sample(4, 4, inner=(9, 9))])
