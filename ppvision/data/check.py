@@ -1,0 +1,552 @@
+"""Read a data set whole and say what is wrong with it, before training does.
+
+`check` reads every file with the code that training uses, so what it passes is what training accepts; beyond that it
+looks at what training cannot see from one sample: pictures that are in two splits, labels without an image, classes
+that never occur.
+
+A *fault* is something to mend (the command exits with 1), a *note* something to know. To add a format: one function
+`f(root, split, **options) -> Part` and a row in `FORMATS`. A `Part` says how many samples there are and how to
+inspect one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ppvision.data import io
+from ppvision.data.ade20k import Ade20k
+from ppvision.data.base import Dataset, SegmentationDataset, list_images
+from ppvision.data.cityscapes import Cityscapes
+from ppvision.data.imagefolder import ImageFolder
+from ppvision.data.images import Images
+from ppvision.data.seg_list import SegList
+from ppvision.errors import UserError, did_you_mean
+
+MODES = {"1", "L", "I;16", "I;16B", "I", "RGB", "P"}  # of Pillow: what training takes as it is, colour or grey
+
+
+@dataclass
+class Finding:
+    """What one sample gave: `size` (height, width) of its image, `digest` of the image file's bytes, `histogram` of
+    its classes."""
+
+    size: tuple[int, int] | None = None
+    digest: bytes | None = None
+    histogram: np.ndarray | None = None
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Part:
+    """One split as a format function describes it.
+
+    Attributes:
+        count: number of samples.
+        inspect: reads sample `i` and never raises for what is on the disk.
+        name: path of sample `i`'s image.
+        class_names: of the histogram.
+        unit: what the histogram counts.
+        faults: found without reading a sample: in lists, folders or tables.
+        notes: likewise.
+    """
+
+    count: int
+    inspect: Callable[[int], Finding]
+    name: Callable[[int], str]
+    class_names: Sequence[str] = ()
+    unit: str = ""
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class SplitReport:
+    """Figures of one split. `height` and `width` are (smallest, largest), None when nothing could be read."""
+
+    count: int
+    height: tuple[int, int] | None
+    width: tuple[int, int] | None
+    unit: str
+    classes: dict[str, int]
+
+
+@dataclass
+class CheckReport:
+    """Result of `check`. `faults` holds all of them, in the order of the samples; each names its file."""
+
+    format: str
+    root: str
+    splits: dict[str, SplitReport]
+    faults: list[str]
+    notes: list[str]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        return not self.faults
+
+    def to_json(self) -> str:
+        """The report as JSON, all faults included."""
+        content = {
+            "format": self.format,
+            "root": self.root,
+            "ok": self.ok,
+            "splits": {name or "all": vars(split) for name, split in self.splits.items()},
+            "num_faults": len(self.faults),
+            "faults": self.faults,
+            "notes": self.notes,
+            "seconds": round(self.seconds, 3),
+        }
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+    def lines(self, limit: int = 20) -> list[str]:
+        """The report for a person: figures, notes, and the first `limit` faults."""
+        out = [f"{self.root} ({self.format})"]
+        for name, split in self.splits.items():
+            size = ""
+            if split.height and split.width:
+                size = f", height {_span(split.height)}, width {_span(split.width)}"
+            out.append(f"{name or 'all'}: {split.count} samples{size}")
+            total = sum(split.classes.values())
+            shown = [(k, v) for k, v in split.classes.items() if v]
+            if shown:
+                out.append(f"  {split.unit} of each class:")
+                wide = max(len(k) for k, _ in shown)
+                out += [f"    {k:{wide}}  {v:>12}  {100 * v / total:6.2f} %" for k, v in shown]
+        out += [f"note: {note}" for note in self.notes[:limit]]
+        out += _more(self.notes, limit, "notes")
+        out += [f"fault: {fault}" for fault in self.faults[:limit]]
+        out += _more(self.faults, limit, "faults")
+        num = sum(split.count for split in self.splits.values())
+        verdict = "no faults" if self.ok else f"{len(self.faults)} fault{'s' * (len(self.faults) > 1)}"
+        return [*out, f"{num} samples read in {self.seconds:.1f} s: {verdict}"]
+
+
+def check(
+    format: str,
+    root: str | os.PathLike,
+    split: str | None = None,
+    *,
+    workers: int | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> CheckReport:
+    """Read every sample of a data set.
+
+    Args:
+        format: a key of `FORMATS`.
+        root: its folder.
+        split: one split; None reads all that are found, and looks for images that are in two of them.
+        workers: reading threads; default: two more than processors, at most 16.
+        progress: show a bar on standard error.
+        options: further arguments of the format's dataset class (`num_classes`, `labels`, ...).
+
+    Returns:
+        The report; what is wrong on the disk is in it and is never raised.
+
+    Raises:
+        UserError: no such format, folder or split: nothing could be looked at.
+    """
+    root = os.fspath(root)
+    names = find_splits(format, root) if split is None else [split]
+    return _check([(format, root, name, options) for name in names], workers, progress)
+
+
+def check_config(config: Any, *, workers: int | None = None, progress: bool = False) -> CheckReport:
+    """`check` what a recipe trains and evaluates on: `data.train` and `data.val`, each with its own keys.
+
+    Args:
+        config: a loaded `ppvision.config.Config`.
+        workers: see `check`.
+        progress: see `check`.
+
+    Raises:
+        UserError: see `check`; or the recipe names no data.
+    """
+    jobs: list[tuple[str, str, str, dict]] = []
+    for section in ("train", "val"):
+        component = getattr(config.data, section)
+        if component is None:
+            continue
+        options = dict(component.kwargs)
+        options.pop("transforms", None)
+        format = component.type or config.data.type
+        root, split = options.pop("root", None) or config.data.root, options.pop("split", section)
+        if not format or not root:
+            raise UserError(f"data.{section}: 'type' and 'root' are needed, here or in data")
+        job = (format, os.fspath(root), split, options)
+        if job not in jobs:
+            jobs.append(job)
+    if not jobs:
+        raise UserError("the recipe names no data to check: data.train and data.val are missing")
+    return _check(jobs, workers, progress)
+
+
+def find_splits(format: str, root: str) -> list[str]:
+    """Names of the splits below `root`.
+
+    Raises:
+        UserError: no such format or folder, or no split in it.
+    """
+    _known(format)
+    if not os.path.isdir(root):
+        raise UserError(f"data root '{root}' is not a folder")
+    names = FORMATS[format].splits(root)
+    if not names:
+        raise UserError(f"'{root}' holds no split of a data set in format '{format}'; is it another format?")
+    return names
+
+
+def _known(format: str) -> None:
+    if format not in FORMATS:
+        raise UserError(
+            f"no data format '{format}'{did_you_mean(format, FORMATS)} (there are: {', '.join(sorted(FORMATS))})"
+        )
+
+
+def _check(jobs: Sequence[tuple[str, str, str, dict]], workers: int | None, progress: bool) -> CheckReport:
+    started = time.monotonic()
+    parts: dict[str, Part] = {}
+    for format, root, split, options in jobs:
+        _known(format)
+        try:
+            part = FORMATS[format].part(root, split, **options)
+        except TypeError as error:  # an option the format does not have
+            raise UserError(f"data format '{format}': {error}") from None
+        parts[split if split not in parts else f"{root}: {split}"] = part
+    kinds, roots = (list(dict.fromkeys(job[i] for job in jobs)) for i in (0, 1))
+    report = CheckReport(", ".join(kinds), ", ".join(roots), {}, [], [], 0.0)
+    seen: dict[bytes, tuple[str, str]] = {}  # digest -> split and path of the first image with these bytes
+    from tqdm import tqdm
+
+    with (
+        ThreadPoolExecutor(workers or min(16, (os.cpu_count() or 1) + 2)) as pool,
+        tqdm(total=sum(p.count for p in parts.values()), unit="sample", disable=not progress, leave=False) as bar,
+    ):
+        for name, part in parts.items():
+            report.faults += part.faults
+            report.notes += part.notes
+            report.splits[name] = _read(name, part, pool, bar, report, seen)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _read(name: str, part: Part, pool: ThreadPoolExecutor, bar: Any, report: CheckReport, seen: dict) -> SplitReport:
+    """Inspect one split, adding to `report` and `seen`."""
+    sizes: list[tuple[int, int]] = []
+    histogram = np.zeros(len(part.class_names), np.int64)
+    twice, leaked = [], []
+    for i, found in enumerate(_in_order(pool, part.inspect, part.count)):
+        bar.update()
+        report.faults += found.faults
+        report.notes += found.notes
+        if found.size:
+            sizes.append(found.size)
+        if found.histogram is not None:
+            histogram += found.histogram
+        if found.digest:
+            path = part.name(i)
+            first = seen.setdefault(found.digest, (name, path))
+            if first[0] != name:
+                leaked.append(
+                    f"{path}: same bytes as {first[1]}, so splits '{first[0]}' and '{name}' share an image (leakage)"
+                )
+            elif first[1] != path:
+                twice.append((path, first[1]))
+    report.faults += leaked
+    if twice:
+        report.notes.append(f"{name or 'all'}: {len(twice)} images occur twice, e.g. {twice[0][0]} = {twice[0][1]}")
+    missing = [c for c, n in zip(part.class_names, histogram.tolist(), strict=True) if n == 0]
+    if missing and part.count:
+        report.notes.append(
+            f"{name or 'all'}: {len(missing)} classes never occur: {', '.join(missing[:10])}"
+            + ", ..." * (len(missing) > 10)
+        )
+    spans = [(int(min(side)), int(max(side))) for side in zip(*sizes, strict=True)] or [None, None]
+    classes = dict(zip(part.class_names, histogram.tolist(), strict=True))
+    return SplitReport(part.count, spans[0], spans[1], part.unit, classes)
+
+
+def _in_order(pool: ThreadPoolExecutor, inspect: Callable[[int], Finding], count: int) -> Iterator[Finding]:
+    """Findings of 0..count-1; only a window of them is in flight, so that a million samples need no million futures."""
+    window: deque = deque()
+    for i in range(count):
+        window.append(pool.submit(inspect, i))
+        if len(window) >= 256:
+            yield window.popleft().result()
+    while window:
+        yield window.popleft().result()
+
+
+def look_at_image(path: str, data: bytes) -> tuple[tuple[int, int], list[str], list[str]]:
+    """Size as a viewer shows it (EXIF applied), faults and notes of a picture's header.
+
+    Raises:
+        io.Unreadable: truncated, damaged or no image.
+    """
+    io.check_container(data)
+    try:
+        with Image.open(BytesIO(data)) as image:
+            (width, height), mode = image.size, image.mode
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise io.Unreadable("cannot be decoded (damaged, or not an image)") from None
+    turn = io.orientation(data)
+    faults = [] if mode in MODES else [f"{path}: image has channels {mode}; RGB or grey is expected"]
+    size = (width, height) if turn >= 5 else (height, width)
+    return size, faults, [] if turn == 1 else [f"EXIF orientation {turn}"]
+
+
+def read(path: str) -> bytes:
+    """The bytes of a file; raises `io.Unreadable`."""
+    return io.read_bytes(path)
+
+
+def of_dataset(dataset: Dataset, unit: str) -> Part:
+    """A part that reads samples as training does, through a dataset class."""
+    k = dataset.num_classes
+    maybe_unlabelled = getattr(dataset, "split", "") in ("test", "testing")
+
+    def inspect(i: int) -> Finding:
+        found, path = Finding(), dataset.name(i)
+        try:
+            data = read(path)
+            found.digest = hashlib.blake2b(data, digest_size=16).digest()
+            _, found.faults, turned = look_at_image(path, data)
+        except io.Unreadable:
+            turned = []  # the dataset says the same with the name of the list
+        try:
+            sample = dataset[i]
+        except UserError as error:
+            found.faults.append(str(error))
+            return found
+        found.size = sample["image"].shape[:2]
+        label = sample.get("label")
+        if isinstance(label, np.ndarray):
+            found.histogram = np.bincount(label.ravel(), minlength=256)[:k]
+            if not found.histogram.any() and not maybe_unlabelled:
+                found.faults.append(f"{dataset.files(i)['label']}: empty annotation, every pixel is ignored")
+            if turned:
+                found.notes.append(
+                    f"{path}: {turned[0]} is applied to the image but not to its label; look at the pair"
+                )
+        elif label is not None:
+            found.histogram = np.bincount([label], minlength=k)
+        return found
+
+    return Part(len(dataset), inspect, dataset.name, list(dataset.class_names), unit)
+
+
+def without_image(dataset: SegmentationDataset, folder: str, suffix: str) -> list[str]:
+    """Faults for label files below `folder` that belong to no image of the data set."""
+    wanted = set(dataset.labels)
+    root = os.path.join(dataset.root, folder)
+    names = sorted(os.path.join(d, f) for d, _, files in os.walk(root) for f in files if f.endswith(suffix))
+    return [f"{path}: label has no image" for path in names if os.path.relpath(path, dataset.root) not in wanted]
+
+
+def seg_list(root: str, split: str, **options: Any) -> Part:
+    try:
+        return of_dataset(SegList(root, split, **options), "pixels")
+    except UserError as error:
+        path = os.path.join(root, f"{split}.txt")
+        # A malformed line is a fault of the data; a missing list or class count is one of the command.
+        if str(error).startswith(f"{path}:"):
+            return Part(
+                0, lambda i: Finding(), str, faults=[f"{error} (the list cannot be read before this is mended)"]
+            )
+        raise
+
+
+def cityscapes(root: str, split: str, **options: Any) -> Part:
+    dataset = Cityscapes(root, split, **options)
+    part = of_dataset(dataset, "pixels")
+    part.faults += without_image(dataset, os.path.join("gtFine", split), f"_gtFine_{dataset.kind}.png")
+    return part
+
+
+def ade20k(root: str, split: str, **options: Any) -> Part:
+    dataset = Ade20k(root, split, **options)
+    part = of_dataset(dataset, "pixels")
+    part.faults += without_image(dataset, os.path.join("annotations", dataset.split), ".png")
+    return part
+
+
+def imagefolder(root: str, split: str, **options: Any) -> Part:
+    part = of_dataset(ImageFolder(root, split, **options), "images")
+    for name in sorted(os.listdir(os.path.join(root, split))):
+        folder = os.path.join(root, split, name)
+        if os.path.isdir(folder) and not list_images(folder):
+            part.notes.append(f"{folder}: class folder without images")
+    return part
+
+
+def images(root: str, split: str = "", **options: Any) -> Part:
+    return of_dataset(Images(root, split, **options), "")
+
+
+def coco(root: str, split: str) -> Part:
+    """Boxes: `annotations/instances_{split}.json`, images in `{split}/`. Looks at the json itself, so that one bad
+    entry does not hide the next."""
+    table = os.path.join(root, "annotations", f"instances_{split}.json")
+    faults: list[str] = []
+    try:
+        content = json.loads(read(table))
+    except io.Unreadable as error:
+        raise UserError(
+            f"{table} {error}; a coco data set is annotations/instances_{{split}}.json and {{split}}/"
+        ) from None
+    except ValueError as error:
+        return Part(0, lambda i: Finding(), str, faults=[f"{table}: not JSON ({error})"])
+    if not isinstance(content, dict):
+        return Part(0, lambda i: Finding(), str, faults=[f"{table}: holds a {type(content).__name__}, not a mapping"])
+    lists = {}
+    for key in ("images", "annotations", "categories"):
+        value = content.get(key)
+        if not isinstance(value, list):
+            faults.append(f"{table}: '{key}' is {'missing' if value is None else 'not a list'}")
+        lists[key] = value if isinstance(value, list) else []
+    names = _by_id(lists["categories"], "category", table, faults)
+    photos = _by_id(lists["images"], "image", table, faults)
+    _by_id(lists["annotations"], "annotation", table, faults)
+    columns = {id: n for n, id in enumerate(names)}
+    boxes: dict[Any, list[dict]] = {}
+    for entry in lists["annotations"]:
+        if not isinstance(entry, dict):
+            continue
+        for key, known in (("image_id", photos), ("category_id", names)):
+            if not _is_known(entry.get(key), known):
+                faults.append(
+                    f"{table}: annotation {entry.get('id')}: {key} {entry.get(key)} does not exist (dangling)"
+                )
+        if _is_known(entry.get("image_id"), photos):
+            boxes.setdefault(entry["image_id"], []).append(entry)
+    files = Counter(str(p.get("file_name")) for p in photos.values())
+    faults += [f"{table}: {n} images are called '{name}'" for name, n in files.items() if n > 1]
+    records = list(photos.values())
+    empty = sum(p["id"] not in boxes for p in records)
+    notes = [f"{split}: {empty} images have no annotation"] if empty else []
+
+    def path_of(i: int) -> str:
+        return os.path.join(root, split, str(records[i].get("file_name")))
+
+    def inspect(i: int) -> Finding:
+        record, path = records[i], path_of(i)
+        found = Finding(histogram=np.zeros(len(columns), np.int64))
+        declared = (record.get("height"), record.get("width"))
+        if not isinstance(record.get("file_name"), str):
+            found.faults.append(f"{table}: image {record['id']} has no file_name")
+        else:
+            try:
+                data = read(path)
+                found.digest = hashlib.blake2b(data, digest_size=16).digest()
+                found.size, found.faults, turned = look_at_image(path, data)
+                io.decode_image(data)
+                if declared != found.size:
+                    h, w = found.size
+                    why = f" ({turned[0]} applied)" if turned and declared == (w, h) else ""
+                    found.faults.append(f"{path}: image is {h}x{w}{why} but {table} says {declared[0]}x{declared[1]}")
+            except io.Unreadable as error:
+                found.faults.append(f"{path}: image {error}")
+        size = found.size or (declared if all(isinstance(v, int) for v in declared) else None)
+        for entry in boxes.get(record["id"], ()):
+            problem = box_fault(entry.get("bbox"), size)
+            if problem:
+                found.faults.append(f"{table}: annotation {entry.get('id')} of '{record.get('file_name')}': {problem}")
+            if _is_known(entry.get("category_id"), names):
+                found.histogram[columns[entry["category_id"]]] += 1
+        return found
+
+    labels = [str(c.get("name", id)) for id, c in names.items()]
+    return Part(len(records), inspect, path_of, labels, "boxes", faults, notes)
+
+
+def _is_known(id: Any, known: dict) -> bool:
+    return isinstance(id, (int, str)) and id in known
+
+
+def _by_id(entries: list, kind: str, table: str, faults: list[str]) -> dict[Any, dict]:
+    """Entries by their id; those without a usable or with a repeated id become faults."""
+    found: dict[Any, dict] = {}
+    for n, entry in enumerate(entries):
+        id = entry.get("id") if isinstance(entry, dict) else None
+        if not isinstance(id, (int, str)):
+            faults.append(f"{table}: {kind} number {n} has no id")
+        elif id in found:
+            faults.append(f"{table}: {kind} id {id} occurs twice")
+        else:
+            found[id] = entry
+    return found
+
+
+def box_fault(box: Any, size: tuple[int, int] | None) -> str | None:
+    """What is wrong with a box [x, y, width, height] in an image of (height, width), or None. Half a pixel outside is
+    rounding."""
+    if box is None or (isinstance(box, list) and not box):
+        return "empty annotation, no bbox"
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
+        return f"bbox {box} is not four numbers"
+    if not all(math.isfinite(v) for v in box):
+        return f"bbox {box} is not finite"
+    x, y, w, h = box
+    if w <= 0 or h <= 0:
+        return f"bbox {box} has no area"
+    if size and (x < -0.5 or y < -0.5 or x + w > size[1] + 0.5 or y + h > size[0] + 0.5):
+        return f"bbox {box} leaves the image ({size[0]}x{size[1]})"
+    return None
+
+
+def _lists(root: str) -> list[str]:
+    """Lists of pairs below `root`: text files with an image's name near their beginning, which a README has not."""
+
+    def is_list(name: str) -> bool:
+        with open(os.path.join(root, f"{name}.txt"), encoding="utf-8-sig", errors="surrogateescape") as file:
+            return any(io.is_image(word.strip(",;")) for line in islice(file, 100) for word in line.split())
+
+    return [name for name in SegList.splits(root) if is_list(name)]
+
+
+def _coco_splits(root: str) -> list[str]:
+    names = (p.name for p in Path(root, "annotations").glob("instances_*.json"))
+    return sorted(n.removeprefix("instances_").removesuffix(".json") for n in names)
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a format is checked: `splits(root)` names what is there, `part(root, split, **options)` describes one."""
+
+    splits: Callable[[str], list[str]]
+    part: Callable[..., Part]
+
+
+FORMATS: dict[str, Format] = {
+    "ade20k": Format(Ade20k.splits, ade20k),
+    "cityscapes": Format(Cityscapes.splits, cityscapes),
+    "coco": Format(_coco_splits, coco),
+    "imagefolder": Format(ImageFolder.splits, imagefolder),
+    "images": Format(Images.splits, images),
+    "seg_list": Format(_lists, seg_list),
+}
+
+
+def _span(span: tuple[int, int]) -> str:
+    return str(span[0]) if span[0] == span[1] else f"{span[0]}..{span[1]}"
+
+
+def _more(items: Sequence[str], limit: int, kind: str) -> list[str]:
+    return [f"... and {len(items) - limit} more {kind}"] if len(items) > limit else []

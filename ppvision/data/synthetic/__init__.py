@@ -1,0 +1,2 @@
+"""Generated data: seeded, written in the true layout of a published data set, exact by construction; always called
+synthetic."""
