@@ -201,4 +201,7 @@ def build(kind: str, component: Component | Mapping, *, where: Where | None = No
     if not isinstance(component, Component):
         component = Component(component, kind, where, reserved=RESERVED.get(kind, ()))
     factory, kwargs = arguments(kind, component, given)
-    return factory(**kwargs, **given)
+    try:
+        return factory(**kwargs, **given)
+    except ValueError as e:  # what a constructor says of its arguments
+        raise UserError(f"{component.where(component.path)}: {component.type}: {e}") from e

@@ -1,9 +1,9 @@
 """Weight files from the web: downloaded once, checked, kept in a cache.
 
-The cache is `$PPVISION_CACHE/weights`, by default `~/.cache/ppvision/weights`. With `PPVISION_OFFLINE=1` nothing is fetched.
-Beside a file lies its record (`<file>.json`: URL, size, sha256), so that a bit that flips later is noticed even where
-nobody has published a checksum. An interrupted download (`<file>.part`) is continued only if the server confirms that
-it still has the same file; a lock lets one process download while the others wait for the result.
+The cache is `$PPVISION_CACHE/weights`, by default `~/.cache/ppvision/weights`. With `PPVISION_OFFLINE=1` nothing is
+fetched. Beside a file lies its record (`<file>.json`: URL, size, sha256), so that a bit that flips later is noticed
+even where nobody has published a checksum. An interrupted download (`<file>.part`) is continued only if the server
+confirms that it still has the same file; a lock lets one process download while the others wait for the result.
 
 Checked:  against a loopback server that drops, stalls, lies and changes its mind (tests/models/test_download.py).
 Deviates: HTTP is left to `requests` (proxies, certificates, redirects), its retries and its `iter_content` are not

@@ -280,7 +280,7 @@ class TestContinues:
     def test_a_complete_part_needs_no_server(self, server, cache):
         url = server.url("/m.pdparams", answer(b"", status=500))
         part = Path(f"{cached_path(url)}.part")
-        cache.mkdir()
+        cache.mkdir(parents=True)
         part.write_bytes(BODY)
         Path(f"{part}.json").write_text(json.dumps({"total": len(BODY), "validator": '"1"'}))
         assert fetch(url).read_bytes() == BODY
@@ -290,7 +290,7 @@ class TestContinues:
     def test_a_part_of_unknown_origin_is_dropped(self, server, cache, state):
         url = server.url("/m.pdparams", answer())
         part = Path(f"{cached_path(url)}.part")
-        cache.mkdir()
+        cache.mkdir(parents=True)
         part.write_bytes(OTHER[:CUT])
         Path(f"{part}.json").write_text(state)
         assert fetch(url).read_bytes() == BODY
@@ -458,7 +458,7 @@ class TestNotWeights:
 
     def test_page_saved_by_hand_in_the_cache(self, server, cache):
         url = server.url("/m.pdparams", answer())
-        cache.mkdir()
+        cache.mkdir(parents=True)
         cached_path(url).write_bytes(PAGE)
         assert fetch(url).read_bytes() == BODY
 
@@ -492,7 +492,7 @@ class TestChecksum:
 
     def test_file_put_there_by_hand(self, server, cache):
         url = server.url("/m.pdparams", answer(status=404))
-        cache.mkdir()
+        cache.mkdir(parents=True)
         cached_path(url).write_bytes(BODY)
         assert fetch(url) == fetch(url, sha256=SHA) == cached_path(url)
         assert not server.requests
@@ -561,7 +561,7 @@ class TestDisk:
     def test_full_while_writing(self, server, cache):
         """/dev/full: every write fails as on a full disk."""
         url = server.url("/m.pdparams", answer())
-        cache.mkdir()
+        cache.mkdir(parents=True)
         Path(f"{cached_path(url)}.part").symlink_to("/dev/full")
         with pytest.raises(RunError, match=f"{cache}: no space left for .*{os.strerror(errno.ENOSPC)}.*PPVISION_CACHE"):
             fetch(url)
@@ -655,7 +655,7 @@ class TestProcesses:
 
         monkeypatch.setattr(download, "MAX_WAIT", 0.1)
         url = server.url("/m.pdparams", answer())
-        cache.mkdir()
+        cache.mkdir(parents=True)
         path = cached_path(url)
         with open(path.with_name(f".{path.name}.lock"), "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,0 +1,223 @@
+"""Names of networks: what builds each, what it takes, where its published weights and figures come from.
+
+Listing names imports no Paddle; a network's module is imported when it is asked for. To add a family: its builder
+`f(variant, **overrides) -> Network` (the return annotation names the class, whose `__init__` is the schema of a
+recipe's `model:`) and its rows in `ZOO`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ppvision.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    import os
+
+    from paddle import Tensor, nn
+
+__all__ = [
+    "ZOO",
+    "Entry",
+    "create_model",
+    "deployables",
+    "entry",
+    "example_inputs",
+    "list_models",
+    "network_class",
+    "signature",
+]
+
+IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+HALF = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+IMAGE = {"image": (("B", 3, "H", "W"), "float32")}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the zoo.
+
+    Attributes:
+        builder: "module:function"; `function(variant, **overrides)` builds the network.
+        variant: the builder's first argument.
+        task: "segmentation", …: which `predict.Task` reads the outputs.
+        example: height and width that tests and exports use.
+        inputs: argument name of `forward` -> (shape, dtype); "B", "H" and "W" stand for the free sides.
+        mean_std: per channel, on the 0..255 scale, RGB; travels with the weights and ends inside the exported graph.
+        weights: where the published weights are: URL, or URL#sha256 once somebody has verified the file.
+        license: licence of those weights.
+        published: figure -> (value, source).
+    """
+
+    builder: str
+    variant: str
+    task: str
+    example: tuple[int, int]
+    inputs: dict[str, tuple[tuple[int | str, ...], str]] = field(default_factory=lambda: dict(IMAGE))
+    mean_std: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
+    weights: str | None = None
+    license: str | None = None
+    published: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+
+def _miou(source: str, **figures: tuple[float, float, float]) -> dict[str, tuple[float, str]]:
+    """Rows "data set: (single scale, flip, multi-scale and flip)" of a PaddleSeg table as figures in percent."""
+    names = ("mIoU", "mIoU flip", "mIoU ms+flip")
+    return {
+        f"{data} {name}": (value, source)
+        for data, row in figures.items()
+        for name, value in zip(names, row, strict=True)
+    }
+
+
+_SEG = "https://paddleseg.bj.bcebos.com/dygraph/cityscapes"
+_BJ = "https://bj.bcebos.com/paddleseg/dygraph/cityscapes"
+_RTFORMER = "ppvision.models.rtformer:rtformer"
+_UHRNET = "ppvision.models.uhrnet:uhrnet"
+_RTFORMER_TABLE = "PaddleSeg configs/rtformer/README.md"
+_UHRNET_TABLE = "PaddleSeg configs/uhrnet/README.md, 120k iterations, batch 12"
+
+ZOO: dict[str, Entry] = {
+    "rtformer_slim": Entry(
+        _RTFORMER,
+        "slim",
+        "segmentation",
+        (512, 1024),
+        weights=f"{_SEG}/rtformer_slim_cityscapes_1024x512_120k/model.pdparams",
+        license="Apache-2.0",
+        published=_miou(_RTFORMER_TABLE, cityscapes=(76.31, 77.05, 77.91), ade20k=(36.67, 37.32, 37.58)),
+    ),
+    "rtformer_base": Entry(
+        _RTFORMER,
+        "base",
+        "segmentation",
+        (512, 1024),
+        weights=f"{_SEG}/rtformer_base_cityscapes_1024x512_120k/model.pdparams",
+        license="Apache-2.0",
+        published=_miou(_RTFORMER_TABLE, cityscapes=(79.24, 79.80, 80.48), ade20k=(42.02, 42.43, 42.97)),
+    ),
+    "rtformer_debug": Entry(_RTFORMER, "debug", "segmentation", (64, 96)),
+    "uhrnet_w18_small": Entry(
+        _UHRNET,
+        "w18_small",
+        "segmentation",
+        (512, 1024),
+        mean_std=HALF,
+        weights=f"{_BJ}/fcn_uhrnetw18_small_cityscapes_1024x512_120k_bs3/model.pdparams",
+        license="Apache-2.0",
+        published=_miou(_UHRNET_TABLE, cityscapes=(78.39, 79.09, 79.35)),
+    ),
+    "uhrnet_w18": Entry(_UHRNET, "w18", "segmentation", (512, 1024), mean_std=HALF),
+    "uhrnet_w48": Entry(
+        _UHRNET,
+        "w48",
+        "segmentation",
+        (512, 1024),
+        mean_std=HALF,
+        weights=f"{_BJ}/fcn_uhrnetw48_cityscapes_1024x512_120k_bs3/model.pdparams",
+        license="Apache-2.0",
+        published=_miou(_UHRNET_TABLE, cityscapes=(81.91, 82.39, 82.71)),
+    ),
+    "uhrnet_debug": Entry(_UHRNET, "debug", "segmentation", (64, 96), mean_std=HALF),
+}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names that match a shell pattern, sorted."""
+    return sorted(fnmatch.filter(ZOO, pattern))
+
+
+def entry(name: str) -> Entry:
+    """The row of `name`.
+
+    Raises:
+        UserError: there is no such name; the nearest one is suggested.
+    """
+    if name not in ZOO:
+        raise UserError(f"no model '{name}'{did_you_mean(name, ZOO)} (all names: ppvision models)")
+    return ZOO[name]
+
+
+def _builder(name: str) -> Callable[..., nn.Layer]:
+    module, _, function = entry(name).builder.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def network_class(name: str) -> type[nn.Layer]:
+    """The class that `create_model(name)` gives an instance of."""
+    return typing.get_type_hints(_builder(name))["return"]
+
+
+def signature(name: str) -> inspect.Signature:
+    """Arguments `create_model(name, …)` takes: those of the network class, with the defaults of this variant and
+    resolved types.
+    """
+    builder = _builder(name)
+    cls = typing.get_type_hints(builder)["return"]
+    hints = typing.get_type_hints(cls.__init__)
+    variant = importlib.import_module(builder.__module__).VARIANTS[entry(name).variant]
+    params = [
+        p.replace(annotation=hints.get(p.name, p.annotation), default=variant.get(p.name, p.default))
+        for p in list(inspect.signature(cls.__init__).parameters.values())[1:]
+    ]
+    return inspect.Signature(params)
+
+
+def create_model(name: str, pretrained: bool | str | os.PathLike | dict | None = None, **kwargs: Any) -> nn.Layer:
+    """Build the inference network `name`.
+
+    Args:
+        name: a name of `list_models()`.
+        pretrained: True for the published weights of this name, or a weight file, a URL (`URL#sha256`) or a dict of
+            arrays to start from, loaded by name with nothing missing or left over. For anything less strict build the
+            network first and call `load_weights(net, path, strict=False)`.
+        kwargs: arguments of the network class that differ from the variant's, such as `num_classes`.
+
+    Raises:
+        UserError: an unknown name or argument, or weights that do not fit.
+    """
+    known = signature(name).parameters
+    for key in kwargs:
+        if key not in known:
+            raise UserError(f"{name}: unknown argument '{key}'{did_you_mean(key, known)}")
+    if isinstance(pretrained, bool):
+        if pretrained and entry(name).weights is None:
+            raise UserError(f"{name}: no weights are published for this name; give the path or URL of a weight file")
+        pretrained = entry(name).weights if pretrained else None
+    net = _builder(name)(entry(name).variant, **kwargs)
+    if pretrained is not None:
+        from ppvision.models.weights import load_weights
+
+        load_weights(net, pretrained)
+    return net
+
+
+def example_inputs(name: str, batch: int = 1, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+    """Inputs by argument name, `net(**example_inputs(name))`: standard normal, the same at every call.
+
+    Args:
+        name: a name of the zoo.
+        batch: number of samples.
+        size: height and width; default: the entry's `example`.
+    """
+    import numpy as np
+    import paddle
+
+    row = entry(name)
+    free = dict(zip("BHW", (batch, *(size or row.example)), strict=True))
+    rng = np.random.default_rng(0)
+    return {
+        key: paddle.to_tensor(rng.standard_normal([free.get(side, side) for side in shape]).astype(dtype))
+        for key, (shape, dtype) in row.inputs.items()
+    }
+
+
+def deployables(net: nn.Layer) -> dict[str, nn.Layer]:
+    """What is evaluated, averaged and exported of a network: its own `deployables()`, else itself as "model"."""
+    return net.deployables() if hasattr(net, "deployables") else {"model": net}
