@@ -272,3 +272,21 @@ def test_a_checkpoint_of_another_method_is_refused():
     files = {n: {k: np.array(v) for k, v in a.items()} for n, a in gan.files().items()}
     with pytest.raises(UserError, match="does not fit this recipe"):
         supervised.load(gan.state(), lambda name: files[name], "there")
+
+
+@pytest.mark.parametrize("name", ["rtformer_debug", "uhrnet_debug"])
+def test_recomputation_in_the_networks_of_the_zoo(name):
+    """The blocks a network names exist, and computing them again changes neither the update nor the statistics."""
+    from ppvision.models import zoo
+
+    def run(recompute):
+        paddle.seed(0)
+        trainer = trainer_of(ToySupervised(zoo.create_model(name, num_classes=4)), "sgd", lr=1e-3, recompute=recompute)
+        logs = [trainer.update([batch_of(i, size=2, hw=(64, 96))]) for i in range(2)]
+        return weights_of(trainer), logs
+
+    (plain, logs), (again, logs_again) = run(False), run(True)
+    np.testing.assert_allclose([r["loss"] for r in logs_again], [r["loss"] for r in logs], rtol=1e-5)
+    for key, value in plain.items():
+        scale = np.abs(value).max() + 1e-6
+        np.testing.assert_allclose(again[key] / scale, value / scale, atol=1e-4, err_msg=key)

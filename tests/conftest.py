@@ -1,0 +1,24 @@
+"""What all tests share: one thread per worker, no package installed while they run, GPU tests only where a GPU is."""
+
+from __future__ import annotations
+
+import os
+
+# Before the first import of Paddle, NumPy or paddle2onnx.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("POLYGRAPHY_AUTOINSTALL_DEPS", "0")
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips tests marked `gpu` where Paddle sees no CUDA device. Paddle is imported only if there are such tests."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import paddle
+
+    if paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count():
+        return
+    for item in marked:
+        item.add_marker(pytest.mark.skip(reason="Paddle sees no CUDA device"))

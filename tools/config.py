@@ -1,0 +1,12 @@
+"""`ppvision config` from a clean checkout: `python tools/config.py show configs/x.yml`."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(
+        Path(__file__).resolve().parents[1]
+    )  # instead of tools/, whose file names would shadow other modules
+    from ppvision.cli import main
+
+    sys.exit(main(["config", *sys.argv[1:]]))

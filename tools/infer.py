@@ -1,0 +1,12 @@
+"""`ppvision predict` from a clean checkout: `python tools/infer.py -c configs/x.yml --image_path x.jpg`."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(
+        Path(__file__).resolve().parents[1]
+    )  # instead of tools/, whose file names would shadow other modules
+    from ppvision.cli import main
+
+    sys.exit(main(["predict", *sys.argv[1:]]))

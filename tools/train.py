@@ -1,0 +1,12 @@
+"""`ppvision train` from a clean checkout: `python tools/train.py -c configs/x.yml`."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(
+        Path(__file__).resolve().parents[1]
+    )  # instead of tools/, whose file names would shadow other modules
+    from ppvision.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
