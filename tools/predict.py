@@ -4,9 +4,8 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(
-        Path(__file__).resolve().parents[1]
-    )  # instead of tools/, whose file names would shadow other modules
+    # instead of tools/, whose file names would shadow other modules
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
     from ppvision.cli import main
 
     sys.exit(main(["predict", *sys.argv[1:]]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from ppvision.errors import UserError, did_you_mean
@@ -37,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     verb = ALIASES.get(argv[0], argv[0]) if argv else "--help"
+    # what Paddle says on every import and in every training run, and nobody could act on
+    warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)
+    warnings.filterwarnings("ignore", message="When training, we now always track global mean", category=UserWarning)
     try:
         if verb in ("-h", "--help", "help"):
             print(overview())
@@ -52,6 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return e.status
+    except ModuleNotFoundError as e:
+        if e.name != "paddle":
+            raise
+        print(
+            "error: PaddlePaddle is not installed: pip install 'ppvision[cpu]', or paddlepaddle-gpu (docs/install.md)",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

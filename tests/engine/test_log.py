@@ -64,3 +64,16 @@ def test_other_ranks_are_silent(tmp_path, capsys):
     log.train(10, 1, 0.5, {"main": 0.5}, 0.01, 2.0, COST, 61)
     log.close()
     assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
+
+
+def test_visualdl_holds_the_same_figures(tmp_path, capsys):
+    from visualdl import LogReader
+
+    log = RunLog(tmp_path, 20, vdl=True)
+    log.train(10, 1, 0.5, {"main": 0.4}, 0.01, 2.0, COST, 61)
+    log.evaluation(10, 5, {"mIoU": 0.25}, 1.0)
+    log.close()
+    (file,) = (tmp_path / "vdl").iterdir()
+    reader = LogReader(file_path=str(file))
+    assert {"train/loss", "train/main", "train/lr", "train/grad_norm", "eval/mIoU"} <= set(reader.get_tags()["scalar"])
+    assert [(d.id, round(d.value, 4)) for d in reader.get_data("scalar", "eval/mIoU")] == [(10, 0.25)]
