@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 # Before the first import of Paddle, NumPy or paddle2onnx.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,3 +23,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in marked:
         item.add_marker(pytest.mark.skip(reason="Paddle sees no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def same_start():
+    """Initial weights must not depend on which tests ran before in the same process."""
+    if "paddle" in sys.modules:
+        sys.modules["paddle"].seed(0)
