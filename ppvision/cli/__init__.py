@@ -14,6 +14,11 @@ from collections.abc import Sequence
 
 from ppvision.errors import UserError, did_you_mean
 
+# What Paddle says on every import, in every training run and at every export, and nobody could act on.
+warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)
+warnings.filterwarnings("ignore", message="When training, we now always track global mean", category=UserWarning)
+os.environ.setdefault("GLOG_minloglevel", "2")  # C++ errors stay, C++ warnings go
+
 VERBS = {
     "train": ("ppvision.cli.train", "train a recipe, or continue a run"),
     "eval": ("ppvision.cli.evaluate", "figures of trained weights on the recipe's validation data"),
@@ -38,9 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     verb = ALIASES.get(argv[0], argv[0]) if argv else "--help"
-    # what Paddle says on every import and in every training run, and nobody could act on
-    warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)
-    warnings.filterwarnings("ignore", message="When training, we now always track global mean", category=UserWarning)
     try:
         if verb in ("-h", "--help", "help"):
             print(overview())
