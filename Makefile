@@ -24,12 +24,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export POLYGRAPHY_AUTOINSTALL_DEPS := 0
 
 .DELETE_ON_ERROR:
-.PHONY: help train test lint docs picture oracles samples clean
+.PHONY: help train test smoke lint docs picture oracles samples clean
 
 help:
 	@echo 'make train [CONFIG=configs/....yml] [ARGS="-o key=value ..."] [RUN=folder]'
 	@echo '             train (or resume), evaluate, export with parity table, run the export, draw predictions'
 	@echo 'make test  [TESTS=tests/...] [WORKERS=2]   all tests, upstream comparisons included'
+	@echo 'make smoke PADDLE=3.1.1   training and the whole chain on another Paddle version'
 	@echo 'make lint    ruff check and format check      make docs     regenerate the tables of README and docs'
 	@echo 'make picture draw the picture of README.md again'
 	@echo 'make oracles install the upstream packages    make samples  fetch the sample photographs'
@@ -85,6 +86,13 @@ train: .venv/.runtime
 
 test: .venv/.dev .venv-oracles/.ready samples
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile $(TESTS) $(ARGS)
+
+# The oldest and the middle Paddle that are supported: make smoke PADDLE=3.1.1
+smoke:
+	@test -n "$(PADDLE)" || { echo "error: say which Paddle: make smoke PADDLE=3.1.1" >&2; exit 2; }
+	@test -x .venv-$(PADDLE)/bin/python || $(PYTHON) -m venv .venv-$(PADDLE)
+	@.venv-$(PADDLE)/bin/python -m pip install -qq paddlepaddle==$(PADDLE) --editable '.[cpu,onnx,dev]'
+	@OMP_NUM_THREADS=1 .venv-$(PADDLE)/bin/python -m pytest -q tests/test_whole_chain.py tests/engine $(ARGS)
 
 lint: .venv/.dev
 	@$(PY) -m ruff check .

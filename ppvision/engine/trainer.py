@@ -393,7 +393,20 @@ def enable_recompute(method: Method) -> bool:
 
 def _recomputing(block: Any, forward: Callable[..., Any], recompute: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
-        return recompute(forward, *args, use_reentrant=False) if block.training else forward(*args)
+        tensors = paddle.utils.flatten(args)
+        # without an input that needs a gradient the re-entrant form would give the block's parameters none
+        if not block.training or all(t.stop_gradient for t in tensors):
+            return forward(*args)
+        kind: list[type] = []
+
+        def run(*inputs: Tensor) -> Any:
+            out = forward(*paddle.utils.pack_sequence_as(args, list(inputs)))
+            kind.append(type(out))
+            return tuple(out) if isinstance(out, list) else out
+
+        # the re-entrant form takes and gives tensors only, but the other one crashes Paddle 3.1.1 and 3.2.2
+        out = recompute(run, *tensors, use_reentrant=True)
+        return list(out) if kind[0] is list else out
 
     return call
 

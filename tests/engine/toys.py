@@ -22,11 +22,12 @@ class Segmenter(nn.Layer):
 
     def __init__(self, dropout: float = 0.0):
         super().__init__()
-        self.block = nn.Sequential(nn.Conv2D(3, 8, 3, padding=1), nn.BatchNorm2D(8), nn.ReLU(), nn.Dropout2D(dropout))
+        self.stem = nn.Conv2D(3, 8, 1)
+        self.block = nn.Sequential(nn.Conv2D(8, 8, 3, padding=1), nn.BatchNorm2D(8), nn.ReLU(), nn.Dropout2D(dropout))
         self.head = nn.Conv2D(8, 4, 1)
 
     def forward(self, x):
-        return self.head(self.block(x))
+        return self.head(self.block(self.stem(x)))
 
 
 class ToySupervised(Method):
