@@ -3,10 +3,10 @@
 A session is called with one float32 array [B,3,H,W] and returns the list of outputs. It says what it really runs on:
 Paddle and ONNX Runtime both fall back to the CPU without a word, here that is an error.
 
-oneDNN with PIR graphs: its placement pass is always removed. With it, 3.3.1 fails on any interpolation, all versions read
-a convolution's output in a wrong memory layout before matmul, and 3.1.1 and 3.2.2 answer garbage where a map shrinks to
-one pixel (U-HRNet at 25x61); without it all three are right and as fast (measured with Paddle 3.1.1, 3.2.2, 3.3.1).
-Memory optimisation needs the new IR and the new executor at the same time.
+oneDNN with PIR graphs: its placement pass is always removed. With it, 3.3.1 fails on any interpolation, all versions
+read a convolution's output in a wrong memory layout before matmul, and 3.1.1 and 3.2.2 answer garbage where a map
+shrinks to one pixel (U-HRNet at 25x61); without it all three are right and as fast (measured with Paddle 3.1.1,
+3.2.2, 3.3.1). Memory optimisation needs the new IR and the new executor at the same time.
 """
 
 from __future__ import annotations
