@@ -5,6 +5,7 @@
                      method.pdparams   raw weights and the rest of the Method, without its frozen parts
                      optimizer.pdopt   accumulators by structured parameter name
                      ema.pdparams      the averages, if kept
+                     config.yml        the resolved recipe
                      state.json        step, best score, log sums, scaler, versions, sources of frozen parts
                      SHA256SUMS        of all the above, written last
     <run>/best_model -> iter_400, <run>/latest -> iter_500    relative links
@@ -58,6 +59,7 @@ def save(
     *,
     keep: int,
     best_step: int | None,
+    texts: Mapping[str, str] | None = None,
 ) -> Path:
     """Write `iter_<step>`, then point `best_model` and `latest`, then delete all but the newest `keep` (never best or
     latest).
@@ -69,6 +71,7 @@ def save(
         state: what goes to `state.json`.
         keep: how many step folders stay.
         best_step: step of the best score so far, if any.
+        texts: further files, name -> text (the resolved recipe).
 
     Raises:
         RunError: the disk is full; earlier checkpoints are intact.
@@ -79,6 +82,8 @@ def save(
         aside.mkdir(parents=True)
         for name, arrays in files.items():
             paddle.save(dict(arrays), str(aside / name))
+        for name, text in (texts or {}).items():
+            (aside / name).write_text(text)
         (aside / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
         lines = [f"{_sha256(p)}  {p.name}\n" for p in sorted(aside.iterdir())]
         (aside / SUMS).write_text("".join(lines))
@@ -95,7 +100,7 @@ def save(
             f"{target}: no space left while saving; {kept}. Free space and continue with --resume"
         ) from error
     if target.exists():
-        shutil.rmtree(target)
+        remove(target)
     os.replace(aside, target)
     _sync(run_dir)
     if best_step is not None:
@@ -119,9 +124,23 @@ def prune(run_dir: Path, keep: int, protected: Iterable[int]) -> None:
     protected = set(protected)
     for step in steps(run_dir)[: -max(keep, 1)]:
         if step not in protected:
-            shutil.rmtree(run_dir / f"iter_{step}")
-    for leftover in run_dir.glob(".writing_iter_*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+            remove(run_dir / f"iter_{step}")
+    sweep(run_dir)
+
+
+def remove(folder: Path) -> None:
+    """Delete a step folder so that a kill leaves it whole or gone: renamed first, then emptied."""
+    aside = folder.with_name(f".removing_{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(folder, aside)
+    shutil.rmtree(aside)
+
+
+def sweep(run_dir: Path) -> None:
+    """Delete what an interrupted save or removal left."""
+    for pattern in (".writing_iter_*", ".removing_iter_*"):
+        for leftover in run_dir.glob(pattern):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def steps(run_dir: Path) -> list[int]:
@@ -136,13 +155,21 @@ def fault(folder: Path) -> str | None:
     sums = folder / SUMS
     if not sums.is_file():
         return f"{folder}: has no {SUMS}, so it was not written to the end"
-    for line in sums.read_text().splitlines():
+    listed = set()
+    for line in sums.read_text(errors="replace").splitlines():
         digest, _, name = line.partition("  ")
         path = folder / name
         if not path.is_file():
             return f"{path}: is missing"
         if _sha256(path) != digest:
             return f"{path}: sha256 differs from {SUMS}"
+        listed.add(name)
+    if "state.json" not in listed:
+        return f"{sums}: is damaged (it does not list state.json)"
+    try:
+        json.loads((folder / "state.json").read_text())
+    except ValueError:
+        return f"{folder / 'state.json'}: is not valid JSON"
     return None
 
 
@@ -204,15 +231,14 @@ def find(resume: str, run_dir: Path, warn: Any = print) -> Checkpoint | None:
 def clear(run_dir: Path) -> None:
     """Remove what an earlier run left in its folder, and nothing else."""
     for step in steps(run_dir):
-        shutil.rmtree(run_dir / f"iter_{step}")
+        remove(run_dir / f"iter_{step}")
     for name in RUN_FILES:
         path = run_dir / name
         if path.is_symlink() or path.is_file():
             path.unlink()
         elif path.is_dir():
             shutil.rmtree(path)
-    for leftover in run_dir.glob(".writing_iter_*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    sweep(run_dir)
 
 
 def _sha256(path: Path) -> str:

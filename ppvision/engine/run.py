@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import math
 import platform
-import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -376,9 +375,11 @@ class Run:
             truncate(self.folder, self.trainer.step)
             if self.trainer.step in checkpoint.steps(self.folder):
                 checkpoint.link(self.folder, "latest", self.trainer.step)
-        # as a recipe to run again: how this run was started is not part of it
-        plain = load(self.cfg, ["train.resume=null", "train.overwrite=false"])
-        (self.folder / "config.yml").write_text(plain.to_yaml())
+        (self.folder / "config.yml").write_text(self._plain_recipe())
+
+    def _plain_recipe(self) -> str:
+        """The resolved recipe, to run again: how this run was started is not part of it."""
+        return load(self.cfg, ["train.resume=null", "train.overwrite=false"]).to_yaml()
 
     def _resume(self, saved: checkpoint.Checkpoint) -> None:
         self.trainer.load(saved.state["trainer"], saved.arrays, str(saved.folder))
@@ -409,8 +410,8 @@ class Run:
             }
             files = self.trainer.files()
             best = self.best["step"] if self.best else None
-            folder = checkpoint.save(self.folder, step, files, state, keep=self.cfg.train.keep, best_step=best)
-            shutil.copyfile(self.folder / "config.yml", folder / "config.yml")
+            texts = {"config.yml": self._plain_recipe()}
+            checkpoint.save(self.folder, step, files, state, keep=self.cfg.train.keep, best_step=best, texts=texts)
         distributed.barrier()
 
     def _evaluate(self, step: int) -> dict[str, float]:

@@ -135,6 +135,8 @@ def test_twenty_kills_while_writing_lose_nothing(tmp_path):
         writer.wait()
         found = checkpoint.newest(tmp_path / "0", lambda line: pytest.fail(line))
         assert found is not None and found.state["step"] >= last
+        broken = [checkpoint.fault(tmp_path / "0" / f"iter_{step}") for step in checkpoint.steps(tmp_path / "0")]
+        assert not any(broken), broken  # a folder that is being removed disappears as a whole
         assert not [name for name in found.state if name not in ("step", "best")] and json.dumps(found.state)
         last = found.state["step"]
         if kill < 19:
