@@ -94,8 +94,17 @@ class Config:
             raise UserError(f"{self.where('train.epochs')}: give 'train.iters' or 'train.epochs', not both")
         if self.train.ema is not None and self.train.ema >= 1:
             raise UserError(f"{self.where('train.ema')}: 'train.ema' is a decay below 1, got {self.train.ema}")
+        if self.train.clip_norm == 0:
+            raise UserError(
+                f"{self.where('train.clip_norm')}: 'train.clip_norm' must be positive; null switches clipping off"
+            )
         if self.train.profiler is not None:
             parse_profiler(self.train.profiler, f"{self.where('train.profiler')}: 'train.profiler'")
+        for one, other in (("mean", "std"), ("std", "mean")):
+            if getattr(self.data, one) is not None and getattr(self.data, other) is None:
+                raise UserError(f"{self.where(f'data.{one}')}: 'data.{one}' is given without 'data.{other}'")
+        if self.data.std is not None and min(self.data.std) <= 0:
+            raise UserError(f"{self.where('data.std')}: 'data.std' must be positive, got {shown(list(self.data.std))}")
         weights = self.model.weights
         if not isinstance(weights, (str, type(None))):
             raise UserError(f"{self.where('model.weights')}: 'model.weights' must be a path, got {shown(weights)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Container, Iterator, Mapping
 from types import SimpleNamespace
@@ -88,7 +89,7 @@ def resolve(kind: str, name: str) -> Callable[..., Any]:
     """
     module, attribute = TABLES[kind]
     if "." in name:
-        return _attribute(*name.rpartition(".")[::2], f"no {kind} '{name}'")
+        return _attribute(*name.rpartition(".")[::2], kind, f"no {kind} '{name}'")
     table = getattr(importlib.import_module(module), attribute)
     if name not in table:
         raise UserError(f"no {kind} '{name}'{did_you_mean(name, table)}")
@@ -98,8 +99,27 @@ def resolve(kind: str, name: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(target), attribute)
 
 
-def _attribute(module: str, attribute: str, said: str) -> Any:
-    """An attribute named by a dotted path written by the user."""
+PROTOCOL = {  # what a class named by a dotted path must define to be of a kind
+    "model": ("forward",),
+    "head": ("forward",),
+    "loss": ("forward",),
+    "method": ("losses", "phases"),
+    "dataset": ("__getitem__", "__len__"),
+    "transform": ("__call__",),
+    "metric": ("update", "compute"),
+    "task": ("run", "results"),
+    "optimizer": ("step",),
+    "schedule": ("__call__",),
+}
+
+
+def _attribute(module: str, attribute: str, kind: str, said: str) -> Any:
+    """A class named by a dotted path written by the user, or a builder function of a network library.
+
+    A recipe names components; it must not be a way to call anything that can be imported.
+    """
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        raise UserError(f"{said}: '{module}' belongs to Python itself and holds no components")
     try:
         loaded = importlib.import_module(module)
     except (ImportError, ValueError) as e:
@@ -108,6 +128,14 @@ def _attribute(module: str, attribute: str, said: str) -> Any:
     if not callable(found):
         names = [n for n, v in vars(loaded).items() if callable(v)]
         raise UserError(f"{said}: module '{module}' has no '{attribute}'{did_you_mean(attribute, names)}")
+    if inspect.isclass(found):
+        lacking = [name for name in PROTOCOL[kind] if name not in dir(found)]
+        if lacking:
+            raise UserError(f"{said}: a {kind} defines {', '.join(PROTOCOL[kind])}; '{attribute}' lacks {lacking[0]}")
+    elif not (kind in ("model", "head", "loss") and inspect.isfunction(found)):
+        raise UserError(f"{said}: '{attribute}' is not a class")
+    elif found.__module__.partition(".")[0] in sys.stdlib_module_names:
+        raise UserError(f"{said}: '{found.__module__}' belongs to Python itself and holds no components")
     return found
 
 
@@ -203,5 +231,9 @@ def build(kind: str, component: Component | Mapping, *, where: Where | None = No
     factory, kwargs = arguments(kind, component, given)
     try:
         return factory(**kwargs, **given)
-    except ValueError as e:  # what a constructor says of its arguments
-        raise UserError(f"{component.where(component.path)}: {component.type}: {e}") from e
+    except (ValueError, ArithmeticError, AssertionError) as e:  # what a constructor says of its arguments
+        given_values = ", ".join(
+            f"{k}={v!r}" for k, v in kwargs.items() if isinstance(v, (int, float, str, list, tuple))
+        )
+        reason = str(e) or type(e).__name__
+        raise UserError(f"{component.where(component.path)}: {component.type}({given_values}): {reason}") from e

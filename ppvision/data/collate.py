@@ -18,10 +18,10 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         `image` (and `image_*`) uint8 [B,H,W,3], padded with 0; `valid` bool [B,H,W], True on each sample's `inner`
-        area; `label` [B,H,W] padded with 255, or int64 [B]; `size` and `inner` int32 [B,2]; `geometry` float64
-        [B,3,3]; `index` int64 [B]; `name` list[str]; `boxes`, `classes`, `crowd` concatenated with `boxes_offsets`
-        int64 [B+1] (likewise `keypoints`, `points`); `target` list[dict]. Any other key is stacked, numbers as one
-        array, arrays along a new first axis.
+        area; `canvas` int32 [B,2], each image's size before it was padded to the batch; `label` [B,H,W] padded with
+        255, or int64 [B]; `size` and `inner` int32 [B,2]; `geometry` float64 [B,3,3]; `index` int64 [B]; `name`
+        list[str]; `boxes`, `classes`, `crowd` concatenated with `boxes_offsets` int64 [B+1] (likewise `keypoints`,
+        `points`); `target` list[dict]. Any other key is stacked, numbers as one array, arrays along a new first axis.
 
     Raises:
         ValueError: samples differ in keys, or an array that should be stacked differs in shape; the sample is named.
@@ -39,6 +39,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         pictures = [k for k in keys if is_picture(k)]
         height = max(s[k].shape[0] for s in samples for k in pictures)
         width = max(s[k].shape[1] for s in samples for k in pictures)
+        batch["canvas"] = np.array([s["image"].shape[:2] for s in samples], np.int32)
         batch["valid"] = np.zeros((len(samples), height, width), bool)
         for i, sample in enumerate(samples):
             (h, w), shape = sample["inner"], sample["image"].shape

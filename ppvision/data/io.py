@@ -16,9 +16,13 @@ Policies, the same for training, evaluation and deployment:
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -29,6 +33,7 @@ IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PALETTE, _GREY = 3, 0
+_STDERR = threading.Lock()
 
 
 class Unreadable(ValueError):
@@ -43,6 +48,9 @@ def is_image(name: str) -> bool:
 def read_bytes(path: str) -> bytes:
     """The file's content. Raises `Unreadable` when it is missing, empty, a folder or not permitted."""
     try:
+        kind = os.stat(path).st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # opening a pipe would wait for a writer
+            raise Unreadable("is not a file (a pipe, socket or device)")
         with open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError:
@@ -149,12 +157,32 @@ def orientation(data: bytes) -> int:
 
 def _decode(data: bytes, flags: int) -> np.ndarray:
     try:
-        array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        with _quiet() if data.startswith(_PNG) else contextlib.nullcontext():
+            array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # e.g. more than 2**30 pixels
         raise Unreadable(f"cannot be decoded ({error.err or error})") from None
     if array is None:
         raise Unreadable("cannot be decoded (damaged, or not an image)")
     return array
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep libpng from writing its own lines about a damaged file to stderr, past any Python handler."""
+    with _STDERR:
+        try:
+            kept = os.dup(2)
+        except OSError:  # a process without stderr
+            yield
+            return
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, 2)
+        os.close(sink)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _orient(image: np.ndarray, value: int) -> np.ndarray:

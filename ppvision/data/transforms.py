@@ -311,8 +311,11 @@ class ColorJitter:
     def __init__(
         self, brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4, hue: float = 18.0, p: float = 0.5
     ):
-        if min(brightness, contrast, saturation, hue) < 0 or hue > 180:
-            raise UserError("ColorJitter: strengths must be at least 0, hue at most 180 degrees")
+        given = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+        for name, value in given.items():
+            if value < 0 or (name == "hue" and value > 180):
+                limit = "0 to 180 degrees" if name == "hue" else "at least 0"
+                raise UserError(f"ColorJitter: {name} must be {limit}, got {value}")
         self.strength, self.p = (brightness, contrast, saturation, hue), _probability(p)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:

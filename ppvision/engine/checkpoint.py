@@ -93,7 +93,7 @@ def save(
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            raise RunError(f"{target}: cannot be saved ({(error.strerror or str(error)).lower()})") from error
         previous = steps(run_dir)
         kept = f"iter_{previous[-1]} is intact" if previous else "no checkpoint was written before"
         raise RunError(
@@ -126,6 +126,26 @@ def prune(run_dir: Path, keep: int, protected: Iterable[int]) -> None:
         if step not in protected:
             remove(run_dir / f"iter_{step}")
     sweep(run_dir)
+
+
+def rewind(run_dir: Path, step: int) -> None:
+    """Forget the steps after `step`: a run resumed there takes another way, and must not later continue from the old
+    one.
+    """
+    for later in steps(run_dir):
+        if later > step:
+            remove(run_dir / f"iter_{later}")
+    for name in ("best_model", "latest"):
+        if (run_dir / name).is_symlink() and not (run_dir / name).exists():
+            (run_dir / name).unlink()
+
+
+def bring(source: Path, run_dir: Path) -> None:
+    """Copy a step folder of another run, so that a kill leaves all of it or nothing."""
+    aside = run_dir / f".writing_{source.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(source, aside)
+    os.replace(aside, run_dir / source.name)
 
 
 def remove(folder: Path) -> None:
@@ -173,18 +193,19 @@ def fault(folder: Path) -> str | None:
     return None
 
 
-def newest(run_dir: Path, warn: Any = print) -> Checkpoint | None:
+def newest(run_dir: Path, warn: Any = print, below: int | None = None) -> Checkpoint | None:
     """The newest intact checkpoint of a run folder, or None when there is none at all.
 
     Args:
         run_dir: the run folder.
         warn: called with one line for each damaged folder that is passed over.
+        below: only look at earlier steps than this.
 
     Raises:
         UserError: there are checkpoints, all damaged.
     """
     damaged = []
-    found = steps(run_dir)
+    found = [step for step in steps(run_dir) if below is None or step < below]
     for i, step in enumerate(reversed(found)):
         folder = run_dir / f"iter_{step}"
         why = fault(folder)
@@ -219,7 +240,11 @@ def find(resume: str, run_dir: Path, warn: Any = print) -> Checkpoint | None:
             why = fault(folder)
             if why is None:
                 return Checkpoint(folder, json.loads((folder / "state.json").read_text()))
-            earlier = newest(folder.resolve().parent, lambda line: None)
+            match = STEP.fullmatch(folder.resolve().name)
+            below = int(match[1]) if match else None
+            earlier = newest(folder.resolve().parent, lambda line: None, below) if below is not None else None
+            if earlier is None:
+                raise UserError(f"{why}; there is no earlier intact checkpoint beside it")
             warn(f"{why}; using {earlier.folder.name}")
             return earlier
     checkpoint = newest(path, warn)

@@ -47,8 +47,13 @@ def parameter_groups(
             rate^(n - i), anything not listed 1.
 
     Raises:
-        UserError: a pattern matches nothing.
+        UserError: a pattern matches nothing, or a decay or multiplier is negative.
     """
+    if weight_decay < 0:
+        raise UserError(f"optimizer.weight_decay must be at least 0, got {weight_decay}")
+    for pattern, multiplier in (lr_mult or {}).items():
+        if multiplier < 0:
+            raise UserError(f"optimizer.lr_mult: '{pattern}' has the negative multiplier {multiplier}")
     used: set[str] = set()
 
     def matches(key: str, pattern: str) -> bool:

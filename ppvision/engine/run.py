@@ -31,6 +31,8 @@ from ppvision.errors import RunError, UserError
 from ppvision.models import weights as weight_files
 from ppvision.models import zoo
 
+RESOLVED = "# A resolved recipe, written by ppvision.\n"
+
 
 def train(config: str | Path | Config, overrides: Sequence[str] = ()) -> dict[str, float]:
     """Train a recipe to its end, or continue it; returns the last evaluation's figures (empty without evaluation).
@@ -185,6 +187,12 @@ def build_evaluator(cfg: Config, net: nn.Layer) -> Evaluator:
     }
     specs = [{"type": m} if isinstance(m, str) else m for m in cfg.eval.metrics]
     metrics = [build("metric", Component(m, f"eval.metrics.{i}", cfg.where), **known) for i, m in enumerate(specs)]
+    for i, metric in enumerate(metrics):
+        if metric.tasks and task_name not in metric.tasks:
+            raise UserError(
+                f"{cfg.where(f'eval.metrics.{i}')}: {type(metric).__name__} judges {', '.join(metric.tasks)}, "
+                f"but {cfg.model.type} does {task_name}"
+            )
     if not metrics:
         raise UserError(f"{cfg.where('eval')}: 'eval.metrics' names no metric")
     return Evaluator(task, metrics, loader, *statistics(cfg))
@@ -212,6 +220,7 @@ class Run:
         from ppvision.data import Loader, build_transforms
 
         self.cfg, self.folder = cfg, run_folder(cfg)
+        self.log: RunLog | None = None
         self.rank, self.world = distributed.rank(), distributed.world_size()
         settings = cfg.train
         resumed = self._find_checkpoint()
@@ -243,10 +252,9 @@ class Run:
         method = build("method", cfg.method, model=net)
         if report is not None:
             extra = method.load_training_only(report.training_only)
-            self._warn(
-                f"starting weights {cfg.model.weights}: {report}"
-                + (f"; {len(extra)} of the Method's own" if extra else "")
-            )
+            more = f"; {len(extra)} of the Method's own" if extra else ""
+            if self.rank == 0:
+                print(f"starting weights {cfg.model.weights}: {report}{more}", flush=True)
         method.mean, method.std = statistics(cfg)
         if settings.to_static:
             to_static(method)
@@ -264,12 +272,15 @@ class Run:
             warn=self._warn,
         )
         self.evaluator = build_evaluator(cfg, net) if cfg.eval.enabled else None
+        if self.evaluator is not None:
+            named, figures = cfg.eval.best.get("name"), self.evaluator.figures()
+            if named and named not in figures:
+                raise UserError(f"{cfg.where('eval.best.name')}: no figure '{named}' among {', '.join(figures)}")
         self.best: dict[str, Any] | None = None
         self.evals_without_gain = 0
         self.pending: list[dict[str, float]] = []  # terms since the last log line
         self.epoch_sum: dict[str, float] = {}
         self.epoch_count = 0
-        self.log: RunLog | None = None
         if resumed is not None:
             self._resume(resumed)
 
@@ -282,8 +293,10 @@ class Run:
         self.log = RunLog(self.folder, self.total, vdl=cfg.log.vdl, vdl_dir=cfg.log.dir, quiet=self.rank != 0)
         figures: dict[str, float] = {}
         try:
-            if trainer.step >= self.total:
-                self.log.info(f"{self.folder}: already trained to iter {trainer.step}; nothing to do")
+            stopped = bool(cfg.train.early_stop) and self.evals_without_gain >= cfg.train.early_stop
+            if trainer.step >= self.total or stopped:
+                early = ", stopped early" if stopped else ""
+                self.log.info(f"{self.folder}: already trained to iter {trainer.step}{early}; nothing to do")
                 return dict(self.best["figures"]) if self.best else {}
             self._say_start()
             with self._catching_signals():
@@ -305,12 +318,14 @@ class Run:
                 t0 = time.perf_counter()
                 micro = [next(batches) for _ in range(accumulate)]
                 reader += time.perf_counter() - t0
+                skipped = trainer.skipped
                 try:
                     terms = trainer.update([to_device(batch) for batch in micro])
                 except RunError as error:
                     raise RunError(f"{error}; {self._after_fault(micro)}") from None
-                if not terms:
+                if trainer.skipped > skipped:
                     self._dump(micro)
+                    log.record("skipped", trainer.step, phase=trainer.last_fault.phase, what=trainer.last_fault.what)
                 spent += time.perf_counter() - t0
                 since += 1
                 if profiler is not None and profiler.step(accumulate * cfg.train.batch_size):
@@ -335,8 +350,10 @@ class Run:
                     self._log_epoch(step)
                 last = step == self.total or trainer.stop_requested
                 if self.evaluator is not None and (step % self.eval_interval == 0 or step == self.total):
-                    figures = self._evaluate(step)
-                    if self._is_best(figures, step) or step % self.save_interval == 0 or last:
+                    judged = self._evaluate(step)
+                    figures = judged or figures
+                    best = bool(judged) and self._is_best(judged, step)
+                    if best or step % self.save_interval == 0 or last or trainer.stop_requested:
                         self._save(step)
                     if cfg.train.early_stop and self.evals_without_gain >= cfg.train.early_stop:
                         log.info(f"no gain in {self.evals_without_gain} evaluations: stopped early at iter {step}")
@@ -344,6 +361,8 @@ class Run:
                         break
                 elif step % self.save_interval == 0 or last:
                     self._save(step)
+        if trainer.skipped and trainer.skipped == trainer.step:
+            raise RunError(f"{self.folder}: every one of the {trainer.step} updates was skipped; nothing was learnt")
         if trainer.stop_requested and trainer.step < self.total:
             log.info(f"stopped by a signal at iter {trainer.step}; saved, continue with --resume")
         return figures
@@ -360,7 +379,8 @@ class Run:
         settings = self.cfg.train
         if settings.resume:
             return checkpoint.find(settings.resume, self.folder, lambda line: print(f"warning: {line}", flush=True))
-        used = checkpoint.steps(self.folder) or (self.folder / "log.jsonl").exists()
+        records = self.folder / "log.jsonl"
+        used = checkpoint.steps(self.folder) or (records.is_file() and records.stat().st_size > 0)
         if used and not settings.save_dir and not settings.overwrite:
             raise UserError(
                 f"{self.folder} holds an earlier run; continue it with --resume or replace it with --overwrite"
@@ -368,20 +388,42 @@ class Run:
         return None
 
     def _open_folder(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.trainer.step == 0 and not self.cfg.train.resume:
-            checkpoint.clear(self.folder)
+        target = self.folder / "config.yml"
+        if target.is_file() and Path(self.cfg.path).resolve() == target.resolve():
+            if not target.read_text(encoding="utf-8").startswith(RESOLVED):
+                raise UserError(f"{target}: the run would overwrite its own recipe; give another --save_dir")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.trainer.step == 0 and not self.cfg.train.resume:
+                checkpoint.clear(self.folder)
+            else:
+                truncate(self.folder, self.trainer.step)
+                checkpoint.rewind(self.folder, self.trainer.step)
+                self._bring_best()
+                if self.trainer.step in checkpoint.steps(self.folder):
+                    checkpoint.link(self.folder, "latest", self.trainer.step)
+            target.write_text(self._plain_recipe(), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written ({(error.strerror or str(error)).lower()})") from None
+
+    def _bring_best(self) -> None:
+        """After resuming from another folder or an earlier step: the best model must be here, or there is none."""
+        if self.best is None or self.best["step"] in checkpoint.steps(self.folder):
+            return
+        source = self.resumed_from.parent / f"iter_{self.best['step']}"
+        if source.is_dir() and checkpoint.fault(source) is None:
+            checkpoint.bring(source, self.folder)
+            checkpoint.link(self.folder, "best_model", self.best["step"])
         else:
-            truncate(self.folder, self.trainer.step)
-            if self.trainer.step in checkpoint.steps(self.folder):
-                checkpoint.link(self.folder, "latest", self.trainer.step)
-        (self.folder / "config.yml").write_text(self._plain_recipe())
+            self._warn(f"the best model so far (iter {self.best['step']}) is gone; the next evaluation starts anew")
+            self.best = None
 
     def _plain_recipe(self) -> str:
         """The resolved recipe, to run again: how this run was started is not part of it."""
-        return load(self.cfg, ["train.resume=null", "train.overwrite=false"]).to_yaml()
+        return RESOLVED + load(self.cfg, ["train.resume=null", "train.overwrite=false"]).to_yaml()
 
     def _resume(self, saved: checkpoint.Checkpoint) -> None:
+        self.resumed_from = saved.folder.resolve()
         self.trainer.load(saved.state["trainer"], saved.arrays, str(saved.folder))
         self.best, self.evals_without_gain = saved.state["best"], saved.state["evals_without_gain"]
         self.pending, self.epoch_sum = saved.state["pending"], saved.state["epoch_sum"]
@@ -417,15 +459,17 @@ class Run:
     def _evaluate(self, step: int) -> dict[str, float]:
         started = time.perf_counter()
         with self.trainer.evaluating() as nets:
-            figures = self.evaluator(nets)
+            stop = (lambda: self.trainer.stop_wanted) if self.world == 1 else None
+            figures = self.evaluator(nets, stop=stop)
+        if not figures:
+            self.trainer.stop_requested = True  # a signal came while evaluating: saving comes first
+            return {}
         self.log.evaluation(step, len(self.evaluator.loader.dataset), figures, time.perf_counter() - started)
         return figures
 
     def _is_best(self, figures: dict[str, float], step: int) -> bool:
         rule = self.cfg.eval.best
         name, sign = rule.get("name") or next(iter(figures)), 1 if rule.get("mode", "max") == "max" else -1
-        if name not in figures:
-            raise UserError(f"eval.best: no figure '{name}' among {', '.join(figures)}")
         if self.best is not None and not sign * figures[name] > sign * self.best["value"]:
             self.evals_without_gain += 1
             value, at = self.best["value"], self.best["step"]
@@ -491,8 +535,8 @@ class Run:
 
     def _dump(self, micro: list[dict[str, Any]]) -> None:
         """Keep the first poisoned batch for inspection."""
-        path = self.folder / "fault.npz"
-        if self.rank == 0 and not path.exists():
+        path = self.folder / ("fault.npz" if self.world == 1 else f"fault_rank{self.rank}.npz")
+        if not self.trainer.last_fault.elsewhere and not path.exists():
             arrays = {
                 f"{i}/{k}": v
                 for i, b in enumerate(micro)
@@ -506,7 +550,8 @@ class Run:
         self._dump(micro)
         found = checkpoint.steps(self.folder)
         last = f"last good checkpoint {self.folder / f'iter_{found[-1]}'}" if found else "no checkpoint was written"
-        return f"{last}; the batch is in {self.folder / 'fault.npz'}"
+        name = "fault.npz" if self.world == 1 else "fault_rank*.npz"
+        return f"{last}; the batch is in {self.folder / name}"
 
     @contextlib.contextmanager
     def _catching_signals(self) -> Iterator[None]:

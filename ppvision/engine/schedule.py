@@ -13,6 +13,12 @@ from collections.abc import Sequence
 from ppvision.errors import UserError
 
 
+def _rate(name: str, value: float) -> float:
+    if value < 0:
+        raise UserError(f"schedule.{name} must be at least 0, got {value}")
+    return value
+
+
 class Schedule:
     """Rate at a step; subclasses define `decay(t)` for t in 0..1, the share of the steps after warm-up.
 
@@ -29,7 +35,8 @@ class Schedule:
                 f"schedule: needs lr >= 0, at least one step and warmup_iters >= 0, "
                 f"got lr {lr}, {total} steps, warmup_iters {warmup_iters}"
             )
-        self.lr, self.total, self.warmup_iters, self.warmup_start_lr = lr, total, warmup_iters, warmup_start_lr
+        self.lr, self.total, self.warmup_iters = lr, total, warmup_iters
+        self.warmup_start_lr = _rate("warmup_start_lr", warmup_start_lr)
 
     def __call__(self, step: int) -> float:
         """Rate of update number `step` (from 0)."""
@@ -61,7 +68,7 @@ class Poly(Schedule):
         warmup_start_lr: float = 0.0,
     ):
         super().__init__(lr, total, warmup_iters=warmup_iters, warmup_start_lr=warmup_start_lr)
-        self.power, self.end_lr = power, end_lr
+        self.power, self.end_lr = power, _rate("end_lr", end_lr)
 
     def decay(self, t: float) -> float:
         return (self.lr - self.end_lr) * (1 - t) ** self.power + self.end_lr
@@ -74,7 +81,7 @@ class Cosine(Schedule):
         self, lr: float, total: int, *, end_lr: float = 0.0, warmup_iters: int = 0, warmup_start_lr: float = 0.0
     ):
         super().__init__(lr, total, warmup_iters=warmup_iters, warmup_start_lr=warmup_start_lr)
-        self.end_lr = end_lr
+        self.end_lr = _rate("end_lr", end_lr)
 
     def decay(self, t: float) -> float:
         return self.end_lr + (self.lr - self.end_lr) * 0.5 * (1 + math.cos(math.pi * t))

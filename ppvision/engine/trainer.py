@@ -62,6 +62,8 @@ class Fault:
     phase: str
     what: str
     terms: dict[str, float]
+    overflow: bool = False  # fp16 only: the scale was too high, which is no fault of the data
+    elsewhere: bool = False  # another rank's data
 
 
 class Trainer:
@@ -120,10 +122,10 @@ class Trainer:
                     "which trains nothing"
                 )
         if amp == "O2":
-            for group in self.groups.values():
-                paddle.amp.decorate(
-                    models=method, optimizers=group.optimizer, level="O2", dtype=amp_dtype, save_dtype="float32"
-                )
+            # without save_dtype: its hook makes state_dict() give copies, and what is restored or averaged would be
+            # lost
+            optimizers = [group.optimizer for group in self.groups.values()]
+            paddle.amp.decorate(models=method, optimizers=optimizers, level="O2", dtype=amp_dtype)
         self.scaler = LossScaler(loss_scale if amp != "O0" and amp_dtype == "float16" else 1.0)
         trained = {id(p) for group in self.groups.values() for p in group.parameters.values()}
         self._buffers = {
@@ -158,7 +160,13 @@ class Trainer:
                     break
         self.step += 1
         if fault is not None:
-            self._count(fault, micro_batches)
+            if not fault.overflow:
+                stepped = [
+                    p.name
+                    for p in self.method.phases[: self.method.phases.index(phase)]
+                    if f"{p.name}/grad_norm" in logs
+                ]
+                self._count(fault, micro_batches, stepped)
             return {}
         self.bad_in_a_row = 0
         self.method.on_update(self.step)
@@ -202,7 +210,7 @@ class Trainer:
         nets = self.method.deployables()
         with self.average.applied() if self.average is not None else contextlib.nullcontext():
             deployed = {
-                (key if len(nets) == 1 else f"{name}.{key}"): tensor.detach().clone()
+                (key if len(nets) == 1 else f"{name}.{key}"): _full(tensor.detach()).clone()
                 for name, net in nets.items()
                 for key, tensor in net.state_dict().items()
             }
@@ -242,7 +250,7 @@ class Trainer:
                 "resume with the recipe that made it"
             )
         for key, tensor in own.items():
-            tensor.set_value(saved[key])
+            tensor.set_value(paddle.to_tensor(saved[key]).astype(tensor.dtype))
         optimizers = arrays("optimizer.pdopt")
         for name, group in self.groups.items():
             own_state = {k.removeprefix(f"{name}|"): v for k, v in optimizers.items() if k.startswith(f"{name}|")}
@@ -280,7 +288,9 @@ class Trainer:
                     share = value.detach().astype("float32") / len(batches)
                     logs[prefix + name] = logs[prefix + name] + share if prefix + name in logs else share
         self._report_unused(phase, group)
-        faulty = self._average_gradients(group, bad is not None)
+        # under fp16 a norm that is not finite may be the scale's doing; statistics that are not finite never are
+        ruined = bad is not None or (self.scaler.scale > 1 and not self._finite_statistics())
+        faulty = self._average_gradients(group, ruined)
         norm, gradients = None, [p.grad for p in group.parameters.values() if p.grad is not None]
         if not faulty and gradients:
             norm = (
@@ -298,20 +308,27 @@ class Trainer:
                         gradient.set_value(gradient * factor)
                 group.optimizer.step()
             self.scaler.after(overflow, self.amp != "O0" and self.amp_dtype == "float16")
-            faulty = not finite and not overflow
+            if overflow:
+                group.optimizer.clear_grad(set_to_zero=False)
+                _restore(self._buffers, kept)
+                return Fault(phase.name, "overflow", {}, overflow=True)
+            faulty = not finite
         group.optimizer.clear_grad(set_to_zero=False)
         if not faulty:
             return None
         _restore(self._buffers, kept)
         terms = {k: float(v.detach().astype("float32").item()) for k, v in (bad or logs).items()}
-        what = (
-            "loss is not finite"
-            if bad is not None
-            else "gradient norm is not finite"
-            if norm is not None
-            else "another rank found a fault"
-        )
-        return Fault(phase.name, what, terms)
+        if bad is not None:
+            what = "loss is not finite"
+        elif ruined:
+            what = "batch-norm statistics are not finite"
+        else:
+            what = "gradient norm is not finite" if norm is not None else "another rank found a fault"
+        return Fault(phase.name, what, terms, elsewhere=not ruined and norm is None)
+
+    def _finite_statistics(self) -> bool:
+        checks = [paddle.isfinite(b).all() for b in self._buffers.values()]
+        return not checks or bool(paddle.stack(checks).all())
 
     @contextlib.contextmanager
     def _training_only(self, name: str) -> Iterator[None]:
@@ -349,16 +366,21 @@ class Trainer:
         if distributed.world_size() == 1:
             self.stop_requested = self.stop_wanted
             return bad
-        for parameter in group.parameters.values():
+        parameters = list(group.parameters.values())
+        used = paddle.to_tensor([float(p.grad is not None) for p in parameters])
+        for parameter in parameters:
             if parameter.grad is None:
                 (parameter * 0).sum().backward()
         flags = paddle.to_tensor([float(bad), float(self.stop_wanted)])
-        distributed.average_([flags, *(p.grad for p in group.parameters.values())])
+        distributed.average_([flags, used, *(p.grad for p in parameters)])
+        for parameter, share in zip(parameters, used.numpy(), strict=True):
+            if share == 0:  # on no rank: weight decay must not move it, as it does not with one process
+                parameter.clear_gradient(False)
         any_bad, any_stop = (v > 0 for v in flags.numpy())
         self.stop_requested = bool(any_stop)
         return bool(any_bad)
 
-    def _count(self, fault: Fault, micro_batches: Sequence[dict[str, Any]]) -> None:
+    def _count(self, fault: Fault, micro_batches: Sequence[dict[str, Any]], stepped: Sequence[str]) -> None:
         self.last_fault = fault
         self.skipped += 1
         self.bad_in_a_row += 1
@@ -369,7 +391,10 @@ class Trainer:
         line = f"step {self.step}, phase '{fault.phase}': {fault.what} ({details})"
         if self.bad_in_a_row >= self.max_bad_steps:
             raise RunError(f"{line}; {self.bad_in_a_row} updates in a row were skipped")
-        self.warn(f"{line}; update skipped, weights and statistics as before it")
+        before = (
+            f"; phase {', '.join(stepped)} had stepped already" if stepped else ", weights and statistics as before it"
+        )
+        self.warn(f"{line}; update skipped{before}")
 
 
 def enable_recompute(method: Method) -> bool:
@@ -415,6 +440,11 @@ def _sublayer(net: Any, name: str) -> Any:
     for part in name.split("."):
         net = getattr(net, part) if not part.isdigit() else net[int(part)]
     return net
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """A floating tensor in float32: what is evaluated and deployed has full precision, however it was trained."""
+    return tensor.astype("float32") if paddle.is_floating_point(tensor) else tensor
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -31,6 +31,10 @@ class CrossEntropy(nn.Layer):
         super().__init__()
         if not 0.0 <= label_smoothing < 1.0:
             raise UserError(f"cross_entropy: label_smoothing must be in [0, 1), got {label_smoothing}")
+        if class_weights is not None and (not class_weights or min(class_weights) < 0):
+            raise UserError(
+                f"cross_entropy: class_weights needs one factor of at least 0 per class, got {class_weights}"
+            )
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
 
@@ -52,6 +56,8 @@ class CrossEntropy(nn.Layer):
         # the fused operator: a third of the time of log_softmax and a gather, and it keeps no second copy of the map
         picked = F.cross_entropy(logits, target.unsqueeze(1), axis=1, reduction="none").squeeze(1)
         if self.class_weights is not None:
+            if len(self.class_weights) != logits.shape[1]:
+                raise UserError(f"cross_entropy: {len(self.class_weights)} class_weights for {logits.shape[1]} classes")
             picked = picked * paddle.gather(paddle.to_tensor(self.class_weights), target.flatten()).reshape(
                 target.shape
             )

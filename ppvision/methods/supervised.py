@@ -11,7 +11,7 @@ from typing import Any
 
 from paddle import Tensor, nn
 
-from ppvision.config import build
+from ppvision.config import Component, build
 from ppvision.errors import UserError
 from ppvision.losses.cross_entropy import CrossEntropy
 from ppvision.methods.base import Method
@@ -56,7 +56,9 @@ class Supervised(Method):
                     f"method.aux.{i}.level: {type(model).__name__} has no feature '{level}' "
                     f"(it has: {', '.join(channels) or 'none'})"
                 )
-            heads.append(build("head", spec, num_in=channels[level], num_classes=model.num_classes))
+            heads.append(
+                build("head", Component(spec, f"method.aux.{i}"), num_in=channels[level], num_classes=model.num_classes)
+            )
             self.levels.append(level)
             self.weights.append(float(weight))
         self.aux = nn.LayerList(heads)

@@ -23,6 +23,8 @@ class Metric:
         class_names: names for the table; numbers stand in where there are none.
     """
 
+    tasks: tuple[str, ...] = ()  # whose results it can judge; empty: any
+
     def __init__(self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] = ()):
         if class_names and len(class_names) != num_classes:
             raise UserError(f"metric: {len(class_names)} class names for {num_classes} classes")

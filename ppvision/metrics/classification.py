@@ -24,6 +24,8 @@ class TopK(Metric):
         ks: the values of k; the first one decides.
     """
 
+    tasks = ("classification",)
+
     def __init__(
         self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] = (), ks: Sequence[int] = (1, 5)
     ):

@@ -26,6 +26,8 @@ class MeanIoU(Metric):
     not judged.
     """
 
+    tasks = ("segmentation",)
+
     def __init__(self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] = ()):
         super().__init__(num_classes, ignore_index, class_names)
         self.matrix = np.zeros((num_classes, num_classes), np.int64)  # [label, prediction]

@@ -19,6 +19,8 @@ class SegHead(nn.Layer):
 
     def __init__(self, num_in: int, channels: int, num_classes: int, bn_momentum: float = 0.1):
         super().__init__()
+        if channels < 1:
+            raise ValueError(f"channels must be at least 1, got {channels}")
         self.bn1 = nn.BatchNorm2D(num_in, momentum=bn_momentum)
         self.conv1 = conv2d(num_in, channels, 3)
         self.bn2 = nn.BatchNorm2D(channels, momentum=bn_momentum)

@@ -19,6 +19,8 @@ class Loss:
     def __init__(self, scale: float = 1.0, weights: list[float] | None = None):
         self.scale, self.weights = scale, weights
 
+    def forward(self): ...
+
 
 class Method:
     components = {"loss": "loss", "extra": "loss"}
@@ -30,6 +32,8 @@ class Method:
 class Open:
     def __init__(self, first: int, **rest: int):
         self.first, self.rest = first, rest
+
+    def forward(self): ...
 
 
 @pytest.fixture(autouse=True)
@@ -127,3 +131,13 @@ def test_a_component_without_type():
 def test_components_are_mappings():
     found = Component({"type": "l", "scale": 2}, "loss")
     assert dict(found) == {"type": "l", "scale": 2} and found.get("nothing") is None and found.kwargs == {"scale": 2}
+
+
+@pytest.mark.parametrize(
+    "path", ["os.system", "subprocess.Popen", "builtins.print", "shutil.rmtree", "numpy.save", "stand_in.Method"]
+)
+@pytest.mark.parametrize("kind", ["model", "loss", "transform", "dataset"])
+def test_a_dotted_path_is_no_way_to_call_anything(kind, path):
+    """A recipe names components: what is not one is refused before it is called."""
+    with pytest.raises(UserError, match=f"no {kind} '{path}'"):
+        component.resolve(kind, path)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io as bytesio
+import os
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -128,3 +131,23 @@ class TestFaults:
             io.read_mask(str(tmp_path / "x.png"))
         with pytest.raises(UserError, match="cannot be opened .is a directory.$"):
             io.read_image(str(tmp_path))
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(io.Unreadable, match="is not a file"):
+        io.read_bytes(str(tmp_path / "a.png"))
+
+
+def test_libpng_does_not_speak_past_the_error(tmp_path, capfd):
+    """A PNG with right checksums whose pixels stop half-way: libpng writes to stderr on its own."""
+    picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype("uint8")
+    data = cv2.imencode(".png", picture)[1].tobytes()
+    at = data.index(b"IDAT") - 4
+    (size,) = struct.unpack(">I", data[at : at + 4])
+    body = b"IDAT" + data[at + 8 : at + 8 + size // 2]
+    half = data[:at] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    end = data[data.index(b"IEND") - 4 :]
+    with pytest.raises(io.Unreadable):
+        io.decode_image(half + end)
+    assert capfd.readouterr().err == ""

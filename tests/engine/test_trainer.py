@@ -290,3 +290,70 @@ def test_recomputation_in_the_networks_of_the_zoo(name):
     for key, value in plain.items():
         scale = np.abs(value).max() + 1e-6
         np.testing.assert_allclose(again[key] / scale, value / scale, atol=1e-4, err_msg=key)
+
+
+def test_under_fp16_a_poisoned_image_is_a_fault_and_ruins_nothing(monkeypatch):
+    """The norm is not finite, as after an overflow, but so are the statistics: that is never the scale's doing."""
+    trainer = build_toy("supervised", ema=0.9, amp="O1", amp_dtype="float16", loss_scale=1024.0, warn=lambda line: None)
+    trainer.update([batch_of(0)])
+    before = everything(trainer)
+    monkeypatch.setattr(
+        ToySupervised, "prepare", lambda self, b: {**b, "image": paddle.full([4, 3, 6, 7], float("nan"))}
+    )
+    assert trainer.update([batch_of(1)]) == {}
+    monkeypatch.undo()
+    assert (trainer.skipped, trainer.scaler.scale) == (1, 1024.0)
+    after = everything(trainer)
+    for key, value in before.items():
+        np.testing.assert_array_equal(after[key], value, err_msg=key)
+
+
+def test_the_scale_grows_after_clean_steps():
+    trainer = build_toy("supervised", amp="O1", amp_dtype="float16", loss_scale=8.0)
+    trainer.scaler.growth_interval = 2
+    scales = []
+    for i in range(4):
+        trainer.update([batch_of(i)])
+        scales.append(trainer.scaler.scale)
+    assert scales == [8.0, 16.0, 16.0, 32.0]
+
+
+def test_a_fault_in_a_later_phase_says_what_had_stepped(monkeypatch):
+    warnings = []
+    trainer = build_toy("gan", warn=warnings.append)
+    original = ToyGan.losses
+    monkeypatch.setattr(
+        ToyGan,
+        "losses",
+        lambda self, p, b: {"g": original(self, p, b)["g"] * float("nan")} if p == "g" else original(self, p, b),
+    )
+    assert trainer.update([batch_of(0)]) == {}
+    assert "phase d, r1 had stepped already" in warnings[-1]
+
+
+def test_randomness_of_a_method_is_a_function_of_seed_step_and_rank():
+    method = ToySupervised(Segmenter())
+    draws = {}
+    for seed in (0, 1):
+        for step in (0, 1):
+            for rank in (0, 1):
+                method.begin(step, seed, rank)
+                draws[seed, step, rank] = (method.rng.random(), method.shared_rng.random())
+    assert len({own for own, _ in draws.values()}) == 8
+    assert len({shared for _, shared in draws.values()}) == 4  # the ranks share it
+    method.begin(1, 1, 1)
+    assert (method.rng.random(), method.shared_rng.random()) == draws[1, 1, 1]
+
+
+def test_each_step_draws_anew():
+    seen = []
+
+    class Noisy(ToySupervised):
+        def losses(self, phase, batch):
+            seen.append(float(paddle.rand([1]).item()))
+            return super().losses(phase, batch)
+
+    trainer = trainer_of(Noisy(Segmenter()))
+    for i in range(4):
+        trainer.update([batch_of(i)])
+    assert len(set(seen)) == 4
