@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ppvision.errors import UserError, did_you_mean
 
@@ -41,20 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    verb = ALIASES.get(argv[0], argv[0]) if argv else "--help"
-    try:
-        if verb in ("-h", "--help", "help"):
-            print(overview())
-            return 0
-        if verb in ("-V", "--version"):
-            import ppvision
+    return guarded(_dispatch, list(sys.argv[1:] if argv is None else argv))
 
-            print(ppvision.__version__)
-            return 0
-        if verb not in VERBS:
-            raise UserError(f"unknown command '{verb}'{did_you_mean(verb, VERBS)} (commands: {', '.join(VERBS)})")
-        return importlib.import_module(VERBS[verb][0]).main(argv[1:]) or 0
+
+def guarded(entry: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
+    """Exit status of `entry(argv)`; what a person should read becomes one line on stderr (see the module)."""
+    try:
+        return entry(argv) or 0
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return e.status
@@ -72,6 +65,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `ppvision models | head`: nobody reads any more, which is no fault
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _dispatch(argv: Sequence[str]) -> int | None:
+    verb = ALIASES.get(argv[0], argv[0]) if argv else "--help"
+    if verb in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if verb in ("-V", "--version"):
+        import ppvision
+
+        print(ppvision.__version__)
+        return 0
+    if verb not in VERBS:
+        raise UserError(f"unknown command '{verb}'{did_you_mean(verb, VERBS)} (commands: {', '.join(VERBS)})")
+    return importlib.import_module(VERBS[verb][0]).main(argv[1:])
 
 
 def overview() -> str:

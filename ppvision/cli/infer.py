@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ppvision.cli import guarded
 from ppvision.cli.parser import Flag, Override, Parsed, help_text, parse_args
 from ppvision.errors import UserError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 ABOUT = "Run an exported model on images."
 ABOUT_ONNX = "Run the model.onnx of an export; its deploy.yaml must lie beside it."
+SAVE_DIR = "output"
 WARM_UP = 5
 AUTO_TUNE_IMAGES = 10
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -114,10 +116,18 @@ def main(argv: Sequence[str]) -> int:
     task_options = {} if parsed.threshold is None else {"draw_threshold": parsed.threshold}
 
     from ppvision.predict.inputs import find_images
-    from ppvision.predict.predictor import Predictor
+    from ppvision.predict.predictor import Predictor, check_targets, deploy_file
     from ppvision.predict.runtime import Runtime, check_runtime, choose_device
 
+    if deploy_file(parsed.config) is None:
+        if not os.path.isfile(parsed.config):
+            raise UserError(f"{parsed.config}: no such file or folder; give the folder of an export")
+        raise UserError(
+            f"{parsed.config}: not an export but a recipe or another file; run `ppvision export --config "
+            f"{parsed.config} --model_path <weights> --save_dir <folder>` first and give --config <folder>"
+        )
     images = find_images(parsed.image_path)
+    check_targets(images, parsed.save_dir or SAVE_DIR)
     check_runtime(choose_device(device), backend, Runtime(**options))
 
     def predictor() -> Predictor:
@@ -148,10 +158,11 @@ def main_onnx(argv: Sequence[str]) -> int:
         raise UserError(f"{parsed.onnx_file}: no such file")
 
     from ppvision.predict.inputs import find_images
-    from ppvision.predict.predictor import Predictor, onnx_name
+    from ppvision.predict.predictor import Predictor, check_targets, onnx_name
     from ppvision.predict.runtime import Runtime
 
     images = find_images(parsed.img_path)
+    check_targets(images, parsed.save_dir or SAVE_DIR)
     folder, name = os.path.split(os.path.abspath(parsed.onnx_file))
     if name != onnx_name(folder):
         raise UserError(f"{parsed.onnx_file}: the deploy.yaml beside it describes {onnx_name(folder)}")
@@ -172,7 +183,7 @@ def infer(predictor: Predictor, images: Sequence[Any], parsed: Parsed) -> int:
             pass
         predictor.reset_timings()
     begin = time.perf_counter()
-    save_dir = parsed.save_dir or "output"
+    save_dir = parsed.save_dir or SAVE_DIR
     records = save_results(predictor, images, save_dir, overlay=parsed.save_images is not False)
     if parsed.benchmark:
         for line in benchmark_block(predictor, len(records), time.perf_counter() - begin, parsed.model_name):
@@ -271,12 +282,8 @@ def say(message: str) -> None:
 
 
 def script(entry: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Run `main` or `main_onnx` as a program: a UserError is one line on stderr and its status."""
-    try:
-        return entry(sys.argv[1:] if argv is None else argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.status
+    """Run `main` or `main_onnx` as a program, with the exit statuses of `ppvision`."""
+    return guarded(entry, sys.argv[1:] if argv is None else argv)
 
 
 def _parse(verb: str, about: str, table: Sequence[Flag], argv: Sequence[str]) -> Parsed | None:

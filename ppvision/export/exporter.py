@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ import yaml
 from paddle import nn
 
 import ppvision
+from ppvision.data import TRANSFORMS
 from ppvision.errors import RunError, UserError, did_you_mean
 from ppvision.export import convert_onnx, parity
 from ppvision.export.deployed import Deployed, output_names
@@ -41,6 +43,7 @@ from ppvision.predict.task import create_task
 logger = logging.getLogger("ppvision")
 
 FORMATS = ("paddle", "onnx", "pdmodel")
+FULL = 1 << 16  # bytes free: below, nothing more can be written
 NUM_PICTURES = 8  # of the validation set: parity takes the first ones, the shape profile looks at all
 
 
@@ -162,19 +165,47 @@ def export_layer(net: nn.Layer, save_dir: str | os.PathLike, spec: Spec) -> Path
     """Export one network; see `export`."""
     output_op = _checked(spec)
     folder = Path(save_dir)
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
     except OSError as error:
+        _remove_empty(created)
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from None
     net.eval()
     try:
         _make(net, staging, spec, output_op)
         _install(staging, folder, spec.save_name)
+    except OSError as error:
+        # Paddle reports a failed write as an OSError without number.
+        reason = error.strerror or ("no space left" if _is_full(staging) else error)
+        raise RunError(f"export: {folder} cannot be written ({reason})") from error
+    except Exception as error:
+        # What the checks say of files cut short by a full disk leads nowhere.
+        if _is_full(staging):
+            raise RunError(f"export: {folder} cannot be written (no space left)") from error
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        _remove_empty(created)
     print(f"exported {spec.model_name} -> {folder}", flush=True)
     return folder
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove those of the folders, inner ones first, that hold nothing."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < FULL
+    except OSError:
+        return False
 
 
 def _checked(spec: Spec) -> str:
@@ -195,9 +226,16 @@ def _checked(spec: Spec) -> str:
 def _make(net: nn.Layer, staging: Path, spec: Spec, output_op: str) -> None:
     """Write all files of the export into `staging`."""
     stem = spec.save_name
+    for transform in spec.transforms:
+        if transform["type"] not in TRANSFORMS:
+            logger.warning(
+                "transform '%s' is not in ppvision.data.TRANSFORMS: the Predictor refuses it in a deploy.yaml",
+                transform["type"],
+            )
     product = Deployed(net, spec.mean, spec.std, output_op)
     product.eval()
     save_static(product, staging / stem, spec.input_shape)
+    check_graph(staging / stem)
     check_parameters(net, staging / stem)
     raw, raw_stem = product, staging / stem
     if output_op != "none":
@@ -205,6 +243,12 @@ def _make(net: nn.Layer, staging: Path, spec: Spec, output_op: str) -> None:
         raw.eval()
         raw_stem.parent.mkdir()
         save_static(raw, raw_stem, spec.input_shape)
+        check_graph(raw_stem)
+        sizes = [path.with_name(f"{stem}.pdiparams").stat().st_size for path in (staging / stem, raw_stem)]
+        if sizes[0] != sizes[1]:
+            raise RunError(
+                f"export: {stem}.pdiparams has {sizes[0]} bytes, its second copy {sizes[1]}; is the disk full?"
+            )
 
     decides = output_op != "none" or "argmax" in create_task(spec.task).output_ops
     graphs, missing = _with_onnx(raw_stem, staging / stem, spec)
@@ -246,16 +290,42 @@ def save_static(layer: nn.Layer, stem: Path, input_shape: Sequence[int]) -> None
     paddle.jit.save(layer, str(stem), input_spec=[paddle.static.InputSpec(shape, "float32", "x")])
 
 
+def check_graph(stem: Path) -> None:
+    """The graph was written to its end: `paddle.jit.save` says nothing of a full disk.
+
+    Raises:
+        RunError: a file is missing, empty or cut off.
+    """
+    for suffix in (".json", ".pdiparams"):
+        path = stem.with_name(stem.name + suffix)
+        try:
+            if suffix == ".json":
+                json.loads(path.read_bytes())
+            elif not path.stat().st_size:
+                raise ValueError("empty")
+        except (FileNotFoundError, ValueError):
+            raise RunError(f"export: {path.name} was not written completely; is the disk full?") from None
+
+
 def check_parameters(net: nn.Layer, stem: Path) -> None:
     """The graph holds exactly the network's parameters and buffers: nothing of the training, nothing lost.
 
     Raises:
         UserError: naming what is too much or missing.
+        RunError: the parameter file is shorter than the parameters, or cannot be read back.
     """
-    exported = paddle.jit.load(str(stem)).state_dict().values()
+    params = stem.with_name(f"{stem.name}.pdiparams")
+    try:
+        exported = paddle.jit.load(str(stem)).state_dict().values()
+    except (RuntimeError, ValueError, OSError, SystemError) as error:
+        raise RunError(f"export: {params.name} cannot be read back; is the disk full?") from error
     found = sorted(tuple(value.shape) for value in exported)
     expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     if found == sorted(expected.values()):
+        needed = sum(_stored_size(value) for value in net.state_dict().values())
+        if params.stat().st_size < needed:
+            written = params.stat().st_size
+            raise RunError(f"export: {params.name} has {written} bytes of at least {needed}; is the disk full?")
         return
     rest = list(found)
     lost = [name for name, shape in expected.items() if shape not in rest or rest.remove(shape)]
@@ -265,6 +335,13 @@ def check_parameters(net: nn.Layer, stem: Path) -> None:
         f"{', '.join(lost[:5]) or 'none'}; not in the network: {len(rest)} arrays of shapes {rest[:5]}. "
         "A deployable must use all it has, and nothing else"
     )
+
+
+def _stored_size(value: paddle.Tensor) -> int:
+    """Bytes of a parameter in a .pdiparams file: 20 of versions and lengths, a protobuf of type and shape, the
+    numbers. Paddle reads a file whose last numbers are missing without a word."""
+    shape = 2 + sum(1 + max(-(-int(side).bit_length() // 7), 1) for side in value.shape)
+    return 20 + shape + value.size * value.element_size()
 
 
 def _eager(layer: nn.Layer) -> Callable[[np.ndarray], list[np.ndarray]]:
@@ -360,8 +437,10 @@ def legacy_reason(lines: Sequence[str]) -> str:
     """The operator the legacy writer stumbled over, from its output; else the last error line."""
     for line in reversed(lines):
         # "matmul(): argument 'x' (position 0) must be Value, but got Variable"
-        if "must be" in line and "(" in line:
-            return f"operator {line.split('(')[0].split()[-1]}"
+        # or "TypeError: (InvalidType) matmul(): ...": the word right before a parenthesis, never one that ends in ":".
+        operator = re.search(r"([A-Za-z_]\w*)\(", line)
+        if "must be" in line and operator:
+            return f"operator {operator[1]}"
     errors = [line for line in lines if "rror" in line] or list(lines) or ["no message"]
     return errors[-1][:160]
 

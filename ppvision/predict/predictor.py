@@ -2,7 +2,8 @@
 
 Transforms are the objects evaluation uses, named in the recipe (`data.val.transforms`) and copied into `deploy.yaml` by
 the export. Both ways feed networks with RGB 0..255; the normalisation is in the graph, or in front of the eager
-network.
+network. Pixels that are no image (`valid`, where a transform padded) are filled with the mean, which the normalisation
+turns into the zero that training and evaluation have there.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ import yaml
 from ppvision.data.collate import collate
 from ppvision.data.fields import start
 from ppvision.data.io import read_image
-from ppvision.errors import UserError
+from ppvision.errors import UserError, did_you_mean
 from ppvision.predict.inputs import find_images, result_stems
-from ppvision.predict.results import Result
+from ppvision.predict.results import RESULT_SUFFIXES, Result
 from ppvision.predict.runtime import Runtime, choose_device, open_session
 from ppvision.predict.task import Task, create_task
 
@@ -42,6 +43,7 @@ class Loaded:
     task: Task
     transform: Any
     model_name: str
+    mean: tuple[float, ...]  # of the normalisation, 0..255
     input_shape: tuple[int, ...] = (-1, 3, -1, -1)
 
 
@@ -86,7 +88,7 @@ class Predictor:
         self.backend = backend
         self.batch_size = batch_size
         self.reset_timings()
-        deploy = _deploy_file(source)
+        deploy = deploy_file(source)
         if deploy is not None:
             if weights is not None or overrides:
                 raise UserError(
@@ -98,7 +100,7 @@ class Predictor:
                 raise UserError(f"backend {backend} runs an export; give its folder instead of a recipe")
             loaded = _from_config(source, overrides, weights, self.device, task_options)
         self.nets, self.task, self.transform = loaded.nets, loaded.task, loaded.transform
-        self.model_name, self.input_shape = loaded.model_name, loaded.input_shape
+        self.model_name, self.input_shape, self.mean = loaded.model_name, loaded.input_shape, loaded.mean
 
     def reset_timings(self) -> None:
         """Forget the times so far, after a warm-up."""
@@ -161,7 +163,10 @@ class Predictor:
 
         begin = time.perf_counter()
         batch = collate([sample for _, sample in group])
-        x = np.ascontiguousarray(batch["image"].transpose(0, 3, 1, 2), np.float32)
+        x_BHWC = batch["image"].astype(np.float32)
+        if not batch["valid"].all():
+            x_BHWC[~batch["valid"]] = self.mean
+        x = np.ascontiguousarray(x_BHWC.transpose(0, 3, 1, 2))
         count, fixed = len(x), self.input_shape[0]
         if fixed > count:
             x = np.concatenate(
@@ -210,8 +215,12 @@ def run(
 
     Returns:
         The content of `predictions.json`: per image `image`, `files` and the result's own keys.
+
+    Raises:
+        UserError: see `Predictor` and `save_results`; a result that would replace an image, before a network is built.
     """
     images = find_images(image_path)
+    check_targets(images, save_dir)
     predictor = Predictor(
         source,
         device,
@@ -228,22 +237,58 @@ def run(
 def save_results(
     predictor: Predictor, images: Sequence[Path], save_dir: str | os.PathLike, *, overlay: bool = True
 ) -> list[dict[str, Any]]:
-    """Predict and save one by one, so that the memory does not grow with the number of images; see `run`."""
+    """Predict and save one by one, so that the memory does not grow with the number of images; see `run`.
+
+    An earlier `predictions.json` goes away first. Where an image cannot be read, or the program is interrupted, what
+    was done until then stays and `predictions.json` lists it, so the file never speaks of other results than those
+    beside it.
+
+    Raises:
+        UserError: an image cannot be read, or the results cannot be written.
+    """
     folder = Path(save_dir)
+    check_targets(images, folder)
     stems = result_stems(images)
-    records = []
+    records: list[dict[str, Any]] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for number, result in predictor.stream(images):
-            image = read_image(os.fspath(images[number])) if overlay else None
-            files = result.save(folder, stems[number], image)
-            record = {"image": os.fspath(images[number]), "files": [file.name for file in files]}
-            records.append({**record, **{k: v for k, v in result.to_json().items() if k != "name"}})
-        text = json.dumps(records, indent=1, ensure_ascii=False) + "\n"
-        (folder / "predictions.json").write_text(text, encoding="utf-8")
+        index = folder / "predictions.json"
+        index.unlink(missing_ok=True)
+        try:
+            for number, result in predictor.stream(images):
+                image = read_image(os.fspath(images[number])) if overlay else None
+                files = result.save(folder, stems[number], image)
+                record = {"image": os.fspath(images[number]), "files": [file.name for file in files]}
+                records.append({**record, **{k: v for k, v in result.to_json().items() if k != "name"}})
+        finally:
+            index.write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder}: results cannot be written ({error.strerror or error})") from None
     return records
+
+
+def check_targets(images: Sequence[str | os.PathLike], save_dir: str | os.PathLike) -> None:
+    """Refuse a folder where a result would replace one of the images, also through a link.
+
+    Raises:
+        UserError: naming the folder and the first such image.
+    """
+    own = {}
+    for image in images:
+        if os.path.exists(image):
+            found = os.stat(image)
+            own[found.st_dev, found.st_ino] = image
+    for stem in result_stems(images):
+        for suffix in RESULT_SUFFIXES:
+            try:
+                found = os.stat(os.path.join(save_dir, stem + suffix))
+            except OSError:  # nothing there that could be replaced; whether it can be written shows later
+                continue
+            if (found.st_dev, found.st_ino) in own:
+                raise UserError(
+                    f"{os.fspath(save_dir)}: the result {stem}{suffix} would replace the image "
+                    f"{os.fspath(own[found.st_dev, found.st_ino])}; give another --save_dir"
+                )
 
 
 def _items(images: Image | Iterable[Image]) -> list[Image]:
@@ -251,8 +296,12 @@ def _items(images: Image | Iterable[Image]) -> list[Image]:
         return [images]
     if isinstance(images, (str, os.PathLike)):
         return list(find_images(images))
+    if not isinstance(images, Iterable):
+        raise UserError(f"predict: expected paths or RGB uint8 arrays, got {type(images).__name__}")
     items: list[Image] = []
     for image in images:
+        if not isinstance(image, (str, os.PathLike, np.ndarray)):
+            raise UserError(f"predict: expected paths or RGB uint8 arrays, got {type(image).__name__} in the list")
         items.extend([image] if isinstance(image, np.ndarray) else find_images(image))
     if not items:
         raise UserError("predict: the list of images is empty")
@@ -265,7 +314,7 @@ def _checked_array(image: np.ndarray, number: int) -> np.ndarray:
     return image
 
 
-def _deploy_file(source: Any) -> Path | None:
+def deploy_file(source: Any) -> Path | None:
     """The deploy.yaml that `source` means, or None when it is a recipe."""
     if not isinstance(source, (str, os.PathLike)):
         return None
@@ -284,11 +333,26 @@ def _is_deploy(path: Path) -> bool:
         return file.read(4096).lstrip().startswith((b"Deploy:", b"PPVision:"))
 
 
+# What the Predictor reads, by block; the other keys are for people and other programs.
+_DEPLOY_KEYS: dict[str, dict[str, type]] = {
+    "Deploy": {"model": str, "params": str, "input_shape": list},
+    "PPVision": {
+        "task": str,
+        "model_name": str,
+        "outputs": list,
+        "transforms": list,
+        "postprocess": Mapping,
+        "normalisation": Mapping,
+        "sha256": Mapping,
+    },
+}
+
+
 def read_deploy(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The `Deploy` and `PPVision` blocks of a deploy.yaml.
 
     Raises:
-        UserError: not readable, or not written by this suite.
+        UserError: not readable, or without what an export has; one line with the file and the key.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; `ppvision export` writes it")
@@ -298,7 +362,30 @@ def read_deploy(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise UserError(f"{path}: not YAML ({error})") from None
     if not isinstance(content, Mapping) or not {"Deploy", "PPVision"} <= set(content):
         raise UserError(f"{path}: has no Deploy and PPVision block; was it written by `ppvision export`?")
-    return content["Deploy"], content["PPVision"]
+    for block, keys in _DEPLOY_KEYS.items():
+        for key, kind in keys.items():
+            value = content[block].get(key) if isinstance(content[block], Mapping) else None
+            if not isinstance(value, kind):
+                said = "is missing" if value is None else f"is {value!r}"
+                raise UserError(f"{path}: {block}.{key} {said}; the file was damaged or altered, export again")
+    deploy, ours = content["Deploy"], content["PPVision"]
+    mean, shape = ours["normalisation"].get("mean"), deploy["input_shape"]
+    rows = [
+        ("PPVision.normalisation.mean", isinstance(mean, list) and len(mean) == 3 and _numbers(mean)),
+        ("Deploy.input_shape", len(shape) == 4 and _numbers(shape)),
+        *((f"PPVision.{k}", isinstance(ours.get(k) or [], list)) for k in ("labels", "palette")),
+        ("PPVision.outputs", ours["outputs"] and all(isinstance(o, Mapping) and "name" in o for o in ours["outputs"])),
+    ]
+    for key, right in rows:
+        if not right:
+            raise UserError(
+                f"{path}: {key} is not what an export writes; the file was damaged or altered, export again"
+            )
+    return deploy, ours
+
+
+def _numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, (int, float)) for value in values)
 
 
 def onnx_name(folder: str | os.PathLike) -> str:
@@ -332,10 +419,8 @@ def sha256(path: Path) -> str:
 
 
 def _from_export(path: Path, device: str, backend: str, runtime: Runtime, task_options: Mapping[str, Any]) -> Loaded:
-    from ppvision.config import Component
-    from ppvision.data.transforms import build_transforms
-
     deploy, ours = read_deploy(path)
+    transform = _deployed_transforms(path, ours["transforms"])
     folder = path.parent
     onnx = onnx_name(folder)
     names = [deploy["model"], deploy["params"]] if backend in ("paddle", "tensorrt") else [onnx]
@@ -351,10 +436,26 @@ def _from_export(path: Path, device: str, backend: str, runtime: Runtime, task_o
     options.update(task_options)
     task = create_task(ours["task"], **options)
     net = _session_net(session, names)
-    transform = build_transforms(
-        Component(item, f"transforms.{i}", lambda _: str(path)) for i, item in enumerate(ours["transforms"])
-    )
-    return Loaded({"model": net}, task, transform, ours["model_name"], tuple(deploy["input_shape"]))
+    shape, mean = tuple(deploy["input_shape"]), tuple(ours["normalisation"]["mean"])
+    return Loaded({"model": net}, task, transform, ours["model_name"], mean, shape)
+
+
+def _deployed_transforms(path: Path, items: Sequence[Any]) -> Any:
+    """The transforms of a deploy.yaml. Unlike a recipe it may name only those of the suite: an export is data that is
+    passed on, and a dotted path would run whatever it names."""
+    from ppvision.config import Component
+    from ppvision.data import TRANSFORMS
+    from ppvision.data.transforms import build_transforms
+
+    components = [Component(item, f"PPVision.transforms.{i}", lambda _: str(path)) for i, item in enumerate(items)]
+    for component in components:
+        if component.type not in TRANSFORMS:
+            near = did_you_mean(component.type, TRANSFORMS)
+            raise UserError(
+                f"{path}: {component.path}: no transform '{component.type}'{near}; a deploy.yaml may name only those "
+                "of ppvision.data.TRANSFORMS"
+            )
+    return build_transforms(components)
 
 
 def _session_net(session: Any, names: Sequence[str]) -> Any:
@@ -468,12 +569,13 @@ def _from_config(
     cfg = load(source, overrides)
     paddle.set_device(device)
     net = build_network(cfg, weights)
-    mean, std = (paddle.to_tensor(np.asarray(v, np.float32).reshape(1, -1, 1, 1)) for v in statistics_of(cfg))
+    statistics = statistics_of(cfg)
+    mean, std = (paddle.to_tensor(np.asarray(v, np.float32).reshape(1, -1, 1, 1)) for v in statistics)
     nets = {name: _normalised(layer, mean, std) for name, layer in deployables(net).items()}
     names, palette = labels_of(cfg, validation_set(cfg))
     task = create_task(task_name(cfg), **{"class_names": names, "palette": palette, **task_options})
     transforms = cfg.data.val.transforms if cfg.data.val is not None else []
-    return Loaded(nets, task, build_transforms(transforms), cfg.name)
+    return Loaded(nets, task, build_transforms(transforms), cfg.name, tuple(statistics[0]))
 
 
 def _normalised(layer: Any, mean: Any, std: Any) -> Any:

@@ -13,6 +13,9 @@ import numpy as np
 
 from ppvision.predict import drawing
 
+# What `save` of the results below adds to a stem: files that must not be the images themselves.
+RESULT_SUFFIXES = (".png", "_overlay.jpg", ".json", ".npz")
+
 
 @dataclass
 class Result:

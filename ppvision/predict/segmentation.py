@@ -2,8 +2,8 @@
 decision.
 
 Every combination averages raw logits, not probabilities (PaddleSeg 2.8, `paddleseg/core/infer.py`). Sides of a scaled
-image are `int(side * scale + 0.5)`. Windows of a slide are moved inwards at the right and lower border and overlaps are
-averaged; a window at least as large as the image is the plain forward pass.
+image are `int(side * scale + 0.5)`, at least 1. Windows of a slide are moved inwards at the right and lower border and
+overlaps are averaged; a window at least as large as the image is the plain forward pass.
 A graph that decides itself gives labels, which only the nearest pixel can bring to the original size: where the
 transforms resize, its borders differ by a pixel from those of resized logits. Export with output_op none where that
 matters.
@@ -63,7 +63,7 @@ class SegmentationTask(Task):
             return {"labels": output} if _is_labels(output) else {"logits": output}
         size, total = image.shape[2:], None
         for scale in self.scales:
-            scaled = _resized(image, [int(side * scale + 0.5) for side in size])
+            scaled = _resized(image, [max(int(side * scale + 0.5), 1) for side in size])
             for axes in self.flips:
                 logits = self._logits(net, paddle.flip(scaled, axes) if axes else scaled)
                 logits = _resized(paddle.flip(logits, axes) if axes else logits, size)

@@ -134,6 +134,30 @@ class TestMistakes:
         assert script(main, [f"--config={exported()[2]}", f"--image_path={images}", *flags]) == 2
         assert "built without CUDA" in capsys.readouterr().err
 
+    def test_a_recipe_is_no_export(self, images, tmp_path, capsys):
+        for config, said in [(exported()[0], "ppvision export --config"), (tmp_path / "none.yml", "no such file")]:
+            assert script(main, [f"--config={config}", f"--image_path={images}"]) == 2
+            error = capsys.readouterr().err.strip()
+            assert said in error and str(config) in error and "\n" not in error
+
+    @pytest.mark.parametrize("entry", ["infer", "infer_onnx"])
+    def test_images_are_never_replaced(self, images, entry, capsys):
+        before = {path.name: path.read_bytes() for path in images.iterdir()}
+        flags = {
+            "infer": [f"--config={exported()[2]}", f"--image_path={images}"],
+            "infer_onnx": [f"--onnx_file={exported()[2] / 'model.onnx'}", f"--img_path={images}"],
+        }[entry]
+        assert script({"infer": main, "infer_onnx": main_onnx}[entry], [*flags, f"--save_dir={images}"]) == 2
+        assert "would replace the image" in capsys.readouterr().err
+        assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+
+    def test_ctrl_c_is_one_line_and_status_130(self, capsys):
+        def entry(argv):
+            raise KeyboardInterrupt
+
+        assert script(entry, []) == 130
+        assert capsys.readouterr().err == "interrupted\n"
+
     def test_missing_flags(self, capsys):
         assert script(main, ["--config=x"]) == 2
         assert "--image_path is missing" in capsys.readouterr().err

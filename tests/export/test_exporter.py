@@ -159,6 +159,51 @@ class TestInstallation:
             export_layer(net, tmp_path, tiny_spec(tolerance=-1.0))
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
+    def test_a_failed_export_leaves_no_folder_of_its_own(self, net, tmp_path):
+        with pytest.raises(RunError):
+            export_layer(net, tmp_path / "new/out", tiny_spec(tolerance=-1.0))
+        assert names(tmp_path) == []
+        (tmp_path / "mine").mkdir()
+        with pytest.raises(RunError):
+            export_layer(net, tmp_path / "mine/out", tiny_spec(tolerance=-1.0))
+        assert names(tmp_path) == ["mine"]
+
+    @pytest.mark.parametrize(
+        "name, keep, said",
+        [
+            ("model.pdiparams", -4, "has 1052 bytes of at least 1056"),
+            ("model.pdiparams", 100, "cannot be read back"),
+            ("model.pdiparams", 0, "not written completely"),
+            ("model.json", -40, "model.json was not written completely"),
+            ("raw/model.pdiparams", -4, "its second copy 1052"),
+            ("raw/model.json", 100, "model.json was not written completely"),
+        ],
+    )
+    def test_a_file_cut_off_by_a_full_disk(self, net, tmp_path, monkeypatch, name, keep, said):
+        def save(layer, stem, input_shape, real=exporter.save_static):
+            real(layer, stem, input_shape)
+            raw = stem.parent.name == "raw"
+            if raw == name.startswith("raw/"):
+                path = stem.parent / name.removeprefix("raw/")
+                path.write_bytes(path.read_bytes()[:keep])
+
+        monkeypatch.setattr(exporter, "save_static", save)
+        with pytest.raises(RunError, match=f"{said}.* disk full"):
+            export_layer(net, tmp_path / "out", tiny_spec())
+        assert names(tmp_path) == []
+
+    @pytest.mark.parametrize(
+        "error", [OSError(28, "No space left on device"), OSError("raw"), RuntimeError("nonsense")]
+    )
+    def test_no_space_left(self, net, tmp_path, monkeypatch, error):
+        def fail(*args):
+            raise error
+
+        monkeypatch.setattr(exporter, "save_static", fail)
+        monkeypatch.setattr(exporter.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0}))
+        with pytest.raises(RunError, match=r"out cannot be written \([Nn]o space left"):
+            export_layer(net, tmp_path / "out", tiny_spec())
+
     def test_file_names(self, net, tmp_path):
         export_layer(net, tmp_path, tiny_spec(save_name="inference"))
         assert names(tmp_path) == ["deploy.yaml", "inference.json", "inference.pdiparams", "parity.json"]
@@ -312,6 +357,9 @@ class TestLegacy:
             "TypeError: matmul(): argument 'x' (position 0) must be Value, but got Variable",
         ]
         assert exporter.legacy_reason(lines) == "operator matmul"
+        line = "TypeError: (InvalidType) conv2d(): argument (position 0) must be Value, but got Variable"
+        assert exporter.legacy_reason([line]) == "operator conv2d"
+        assert exporter.legacy_reason(["TypeError: (InvalidType) it must be Value"]).startswith("TypeError: (Inv")
         assert exporter.legacy_reason(["a", "ValueError: b", "c"]) == "ValueError: b"
         assert exporter.legacy_reason([]) == "no message"
 

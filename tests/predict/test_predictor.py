@@ -11,9 +11,17 @@ import yaml
 from PIL import Image
 
 import ppvision
+from ppvision.config import load
+from ppvision.data.collate import collate
+from ppvision.data.device import normalise, to_device
+from ppvision.data.fields import start
+from ppvision.data.transforms import build_transforms
 from ppvision.errors import UserError
 from ppvision.predict import Predictor, Runtime, run
-from tests.export.samples import exported, pictures, write_pictures
+from ppvision.predict import predictor as predictor_module
+from ppvision.predict.predictor import save_results, statistics_of
+from ppvision.predict.segmentation import SegmentationTask
+from tests.export.samples import exported, pictures, write_pictures, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +101,30 @@ class TestAnswers:
         assert np.array_equal(outputs.numpy(), theirs)
 
 
+class TestPadding:
+    @pytest.mark.parametrize("kind", ["export", "recipe"])
+    def test_padded_pixels_are_what_evaluation_has_there(self, tmp_path, kind):
+        """PadTo writes black before the normalisation, evaluation has zero after it."""
+        recipe, weights = write_recipe(tmp_path, [{"type": "PadTo", "multiple": 64}])
+        cfg = load(recipe)
+        mean, std = statistics_of(cfg)
+        images = pictures([(37, 61), (40, 70)])
+        if kind == "export":
+            ppvision.export(recipe, ["export.formats=[paddle]"], weights=weights, save_dir=tmp_path / "out")
+            predictor = Predictor(tmp_path / "out", runtime=Runtime(mkldnn=False))
+        else:
+            predictor = Predictor(recipe, weights=weights)
+        net = ppvision.create_model("rtformer_debug", pretrained=weights, num_classes=3)
+        net.eval()
+        task, transform = SegmentationTask(), build_transforms(cfg.data.val.transforms)
+        for image, result in zip(images, predictor(images)):
+            sample = transform(start({"image": image}), np.random.default_rng(0))
+            batch = normalise(to_device(collate([sample])), mean, std)
+            with paddle.no_grad():
+                (judged,) = task.results(task.run({"model": net}, batch), batch)
+            assert share_equal([result.labels], [judged.labels]) > 0.9999
+
+
 class TestSizesAndOrder:
     @pytest.mark.parametrize("batch_size", [1, 2, 3])
     def test_different_sizes_are_never_stacked_and_order_is_kept(self, eager, batch_size):
@@ -142,6 +174,8 @@ class TestSizesAndOrder:
             (np.zeros((4, 4), np.uint8), r"got uint8 \[4, 4\]"),
             (np.zeros((0, 4, 3), np.uint8), "expected RGB uint8"),
             ([], "list of images is empty"),
+            (5, "expected paths or RGB uint8 arrays, got int"),
+            ([5], "got int in the list"),
         ],
     )
     def test_wrong_input(self, plain, image, said):
@@ -202,6 +236,55 @@ class TestRefusals:
         with pytest.raises(UserError, match=r"deploy\.yaml.*Resise.*did you mean 'Resize'"):
             Predictor(copy)
 
+    @pytest.mark.parametrize(
+        "item, said",
+        [
+            ({"type": "os.system", "command": "touch owned"}, "no transform 'os.system'"),
+            ({"type": "subprocess.Popen", "args": ["touch", "owned"]}, "no transform 'subprocess.Popen'"),
+            ({"type": "ppvision.data.transforms.Resize", "short": 3}, "may name only those"),
+            ({"short": 3}, "no transform 'None'"),
+            ({"type": "Resize", "shrt": 3}, "unknown key .*shrt"),
+            (5, "must be a mapping"),
+        ],
+    )
+    def test_only_transforms_of_the_suite(self, copy, item, said, monkeypatch):
+        monkeypatch.chdir(copy)
+        content = yaml.safe_load((copy / "deploy.yaml").read_text())
+        content["PPVision"]["transforms"] = [item]
+        (copy / "deploy.yaml").write_text(yaml.safe_dump(content))
+        with pytest.raises(UserError, match=f"deploy.yaml.*{said}"):
+            Predictor(copy)
+        assert not (copy / "owned").exists()
+
+    @pytest.mark.parametrize(
+        "block, key, value",
+        [("Deploy", k, None) for k in ("model", "params", "input_shape")]
+        + [
+            ("PPVision", k, None)
+            for k in ("task", "model_name", "outputs", "transforms", "postprocess", "normalisation", "sha256")
+        ]
+        + [
+            ("PPVision", "sha256", []),
+            ("PPVision", "outputs", [{}]),
+            ("PPVision", "labels", 5),
+            ("PPVision", "normalisation", {}),
+            ("PPVision", "normalisation", {"mean": ["a", 1, 2]}),
+            ("Deploy", "input_shape", [1, 3]),
+        ],
+    )
+    def test_a_missing_or_wrong_key(self, copy, block, key, value):
+        content = yaml.safe_load((copy / "deploy.yaml").read_text())
+        content[block][key] = value
+        (copy / "deploy.yaml").write_text(yaml.safe_dump(content))
+        with pytest.raises(UserError, match=rf"deploy\.yaml: {block}\.{key}.* export again"):
+            Predictor(copy)
+
+    @pytest.mark.parametrize("text", ["Deploy:\nPPVision:\n", "Deploy: {}\nPPVision: {}\n", "Deploy: 1\nPPVision: x\n"])
+    def test_empty_blocks(self, tmp_path, text):
+        (tmp_path / "deploy.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"deploy\.yaml: Deploy\.model is missing"):
+            Predictor(tmp_path)
+
     @pytest.mark.parametrize("text, said", [("Deploy: {model: x}\n", "was it written by"), ("Deploy: [\n", "not YAML")])
     def test_a_foreign_deploy_file(self, tmp_path, text, said):
         (tmp_path / "deploy.yaml").write_text(text)
@@ -261,6 +344,35 @@ class TestRun:
         (tmp_path / "out").write_text("a file")
         with pytest.raises(UserError, match="results cannot be written"):
             run(exported()[2], tmp_path / "in", tmp_path / "out", device="cpu")
+
+    def test_images_are_never_replaced(self, tmp_path, monkeypatch):
+        paths = write_pictures(tmp_path / "in", [(40, 40), (40, 56)])
+        before = [path.read_bytes() for path in paths]
+        (tmp_path / "links").mkdir()
+        (tmp_path / "links/p1.png").symlink_to(paths[1])
+        for folder in ("in", "links"):
+            with monkeypatch.context() as patch:
+                patch.setattr(predictor_module, "Predictor", lambda *a, **k: pytest.fail("a network was built"))
+                with pytest.raises(UserError, match=rf"{folder}: the result p\d.png would replace the image"):
+                    run(exported()[2], tmp_path / "in", tmp_path / folder, device="cpu")
+            with pytest.raises(UserError, match="would replace"):
+                save_results(None, paths, tmp_path / folder)
+        assert [path.read_bytes() for path in paths] == before
+        # Another suffix in the same folder replaces nothing.
+        Image.open(paths[0]).save(tmp_path / "photo.jpg")
+        run(exported()[2], tmp_path / "photo.jpg", tmp_path, device="cpu")
+        assert (tmp_path / "photo.png").is_file()
+
+    def test_a_bad_image_leaves_an_index_of_what_was_done(self, tmp_path):
+        paths = write_pictures(tmp_path / "in", [(40, 40), (40, 56), (40, 40)])
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/predictions.json").write_text('["of an earlier run"]')
+        paths[1].write_bytes(paths[1].read_bytes()[:-30])
+        with pytest.raises(UserError, match=r"p1\.png"):
+            run(exported()[2], tmp_path / "in", tmp_path / "out", device="cpu", overlay=False)
+        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["p0.png", "predictions.json"]
+        (record,) = json.loads((tmp_path / "out/predictions.json").read_text())
+        assert record["files"] == ["p0.png"]
 
     def test_no_image_is_an_error(self, tmp_path):
         (tmp_path / "none.txt").write_text("\n")
