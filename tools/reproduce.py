@@ -95,7 +95,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[], help="default: the experiment's own")
     parser.add_argument("--quick", action="store_true", help="a few updates only; the figures mean nothing")
     parser.add_argument("--data", type=Path, default=Path("data"), help="where `ppvision data fetch` wrote")
-    parser.add_argument("--out", type=Path, default=ROOT / "results/claims")
+    parser.add_argument("--out", type=Path, help="default: results/claims; with --quick none, it must be named")
     return parser
 
 
@@ -115,8 +115,12 @@ def main(argv: list[str] | None = None) -> int:
         if name not in known:
             print(f"reproduce: no experiment '{name}' (there are: {', '.join(known)})", file=sys.stderr)
             return 2
+    if args.quick and args.out is None:
+        print("reproduce: --quick needs --out: its figures have no place in results/claims", file=sys.stderr)
+        return 2
+    out = args.out or ROOT / "results/claims"
     settings = Settings(tuple(args.seeds), args.quick, args.data)
-    done = [run(args.system, name, settings, args.out) for name in args.experiment or known]
+    done = [run(args.system, name, settings, out) for name in args.experiment or known]
     return 0 if all(done) else 1
 
 

@@ -15,6 +15,8 @@ DATASETS: dict[str, str] = {
     "imagefolder": "ppvision.data.imagefolder:ImageFolder",
     "images": "ppvision.data.images:Images",
     "seg_list": "ppvision.data.seg_list:SegList",
+    "idx": "ppvision.data.idx:Idx",
+    "list_file": "ppvision.data.list_file:ListFile",
 }
 
 TRANSFORMS: dict[str, str] = {
@@ -30,6 +32,7 @@ TRANSFORMS: dict[str, str] = {
         "Resize",
     )
 }
+TRANSFORMS |= {name: f"ppvision.data.augment:{name}" for name in ("RandAugment", "RandomErasing")}
 
 _PUBLIC = {
     "Compose": "ppvision.data.transforms",

@@ -32,8 +32,10 @@ from ppvision.data import io
 from ppvision.data.ade20k import Ade20k
 from ppvision.data.base import Dataset, SegmentationDataset, list_images
 from ppvision.data.cityscapes import Cityscapes
+from ppvision.data.idx import Idx
 from ppvision.data.imagefolder import ImageFolder
 from ppvision.data.images import Images
+from ppvision.data.list_file import ListFile
 from ppvision.data.seg_list import SegList
 from ppvision.errors import UserError, did_you_mean
 
@@ -373,6 +375,30 @@ def seg_list(root: str, split: str, **options: Any) -> Part:
         raise
 
 
+def list_file(root: str, split: str, **options: Any) -> Part:
+    try:
+        return of_dataset(ListFile(root, split, **options), "images")
+    except UserError as error:
+        if str(error).startswith(f"{os.path.join(root, split)}.txt:"):  # see `seg_list`
+            return Part(
+                0, lambda i: Finding(), str, faults=[f"{error} (the list cannot be read before this is mended)"]
+            )
+        raise
+
+
+def idx(root: str, split: str, **options: Any) -> Part:
+    """The pictures have no files of their own, so they are told apart by their pixels."""
+    dataset = Idx(root, split, **options)
+
+    def inspect(i: int) -> Finding:
+        sample = dataset[i]
+        digest = hashlib.blake2b(sample["image"].tobytes(), digest_size=16).digest()
+        histogram = np.bincount([sample["label"]], minlength=dataset.num_classes)
+        return Finding(sample["image"].shape[:2], digest, histogram)
+
+    return Part(len(dataset), inspect, dataset.name, list(dataset.class_names), "images")
+
+
 def cityscapes(root: str, split: str, **options: Any) -> Part:
     dataset = Cityscapes(root, split, **options)
     part = of_dataset(dataset, "pixels")
@@ -541,6 +567,8 @@ FORMATS: dict[str, Format] = {
     "imagefolder": Format(ImageFolder.splits, imagefolder),
     "images": Format(Images.splits, images),
     "seg_list": Format(_lists, seg_list),
+    "list_file": Format(ListFile.splits, list_file),
+    "idx": Format(Idx.splits, idx),
 }
 
 

@@ -12,6 +12,7 @@ OPTIMIZERS: dict[str, str] = {
     "momentum": "ppvision.engine.optimizer:Momentum",
     "adam": "ppvision.engine.optimizer:Adam",
     "adamw": "ppvision.engine.optimizer:AdamW",
+    "lars": "ppvision.engine.lars:LARS",
 }
 SCHEDULES: dict[str, str] = {
     "constant": "ppvision.engine.schedule:Constant",

@@ -6,4 +6,5 @@ from __future__ import annotations
 
 NAMES: dict[str, str] = {
     "cross_entropy": "ppvision.losses.cross_entropy:CrossEntropy",
+    "soft_cross_entropy": "ppvision.losses.soft_cross_entropy:SoftCrossEntropy",
 }

@@ -6,7 +6,11 @@ import importlib
 from typing import Any
 
 NAMES: dict[str, str] = {
+    "cae_v2": "ppvision.methods.cae_v2:CaeV2Pretraining",
+    "linear_probe": "ppvision.methods.probe:LinearProbe",
     "supervised": "ppvision.methods.supervised:Supervised",
+    "classification": "ppvision.methods.classification:Classification",
+    "token_labelling": "ppvision.methods.classification:TokenLabelling",
 }
 
 _PUBLIC = {"Method": "base", "Phase": "base"}

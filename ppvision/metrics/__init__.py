@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 NAMES: dict[str, str] = {
+    "knn": "ppvision.metrics.knn:Knn",
     "mIoU": "ppvision.metrics.segmentation:MeanIoU",
     "top_k": "ppvision.metrics.classification:TopK",
 }
 
 _PUBLIC = {
+    "Knn": "ppvision.metrics.knn",
     "Metric": "ppvision.metrics.base",
     "MeanIoU": "ppvision.metrics.segmentation",
     "TopK": "ppvision.metrics.classification",

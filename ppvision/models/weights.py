@@ -1,7 +1,7 @@
 """Weight files, read without executing anything in them, and loaded by name.
 
 Formats, told apart by content: Paddle's `.pdparams` (a pickle, all versions since 1.7), `.safetensors`, torch's `.pth`
-as zip (1.6 and later) and as a sequence of pickles (earlier); torch itself is not needed.
+as zip (1.6 and later), as TorchScript archive, and as a sequence of pickles (earlier); torch itself is not needed.
 
 A pickle is a program. The reader below replaces every name a weight file may mention by a stand-in that builds plain
 data, numpy's own constructors included (a crafted dtype can corrupt memory), and refuses a file that mentions anything
@@ -15,11 +15,13 @@ Deviates: half-precision values keep their type, bfloat16 becomes float32, for w
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
 import os
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -211,6 +213,27 @@ class _StorageType(_Part):
         self.dtype = dtype
 
 
+class _Module(_Part):
+    """Stands for a module of a TorchScript archive: its attributes, parameters and sub-modules by name."""
+
+    __slots__ = ("state",)
+
+    def __setstate__(self, state: Any) -> None:
+        if not (isinstance(state, dict) and all(isinstance(k, str) for k in state)):
+            raise _Refused("is damaged (a module without attributes)")
+        self.state = state
+
+    def flat(self, prefix: str = "", depth: int = 0) -> dict[str, Any]:
+        """Attributes by dotted name."""
+        if depth > 64:  # a module inside itself
+            raise _Refused("is damaged (modules are nested too deep)")
+        flat: dict[str, Any] = {}
+        for key, value in getattr(self, "state", {}).items():
+            name = f"{prefix}{key}"
+            flat |= value.flat(f"{name}.", depth + 1) if isinstance(value, _Module) else {name: value}
+        return flat
+
+
 def _nothing(*_: Any) -> None:
     return None
 
@@ -224,6 +247,11 @@ _ADMITTED: dict[str, Any] = {
     "torch._utils._rebuild_tensor": _Maker(_Tensor),
     "torch._utils._rebuild_tensor_v2": _Maker(_Tensor),
     "torch._utils._rebuild_parameter": _Maker(lambda data, *_: data),
+    "torch.jit._pickle.restore_type_tag": _Maker(lambda data, *_: data),
+    "torch.jit._pickle.build_intlist": _Maker(lambda data, *_: data),
+    "torch.jit._pickle.build_boollist": _Maker(lambda data, *_: data),
+    "torch.jit._pickle.build_doublelist": _Maker(lambda data, *_: data),
+    "torch.jit._pickle.build_tensorlist": _Maker(lambda data, *_: data),
     "torch.Size": _Maker(tuple),
     "torch.device": _Maker(_nothing),
 }
@@ -256,10 +284,21 @@ class _Reader(pickle.Unpickler):
 
     def __init__(self, stream: BinaryIO, storage: Callable[[Any], _Storage] | None = None):
         super().__init__(stream, encoding="latin1")
-        self._storage = storage
+        self._stream, self._storage = stream, storage
+
+    def load(self) -> Any:
+        """One pickle, after a look at its memo: a single opcode may ask for a table of gigabytes."""
+        start = self._stream.tell()
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(self._stream)):
+            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > count + 256:
+                raise _Refused(f"is damaged (memo entry {argument} in a pickle of {count} steps so far)")
+        self._stream.seek(start)
+        return super().load()
 
     def find_class(self, module: str, name: str) -> Any:
         found = _ADMITTED.get(f"{module}.{name}")
+        if found is None and module.split(".")[0] == "__torch__" and self._storage is not None:
+            return type("_Module", (_Module,), {"__slots__": ()})  # code of the archive, which is not looked at
         if found is None:
             raise _Refused(
                 f"asks for '{module}.{name}', which is not data; refused, nothing was run "
@@ -316,7 +355,7 @@ def _read_torch_zip(stream: BinaryIO) -> Any:
         little = prefix + "byteorder" not in names or member("byteorder").strip() == b"little"
         for block in table.values():
             block.fill(member(f"data/{block.key}"), little)
-        return content
+        return content.flat() if isinstance(content, _Module) else content
 
 
 def _read_pickle(stream: BinaryIO) -> tuple[Any, bool]:
@@ -459,6 +498,7 @@ def resolve_path(source: str | os.PathLike) -> Path:
 def _read(source: str | os.PathLike) -> tuple[dict[str, np.ndarray], Path, bool]:
     """State, the file it came from, and whether torch wrote it."""
     path = resolve_path(source)
+    _check_sum(path)
     try:
         with open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -473,6 +513,26 @@ def _read(source: str | os.PathLike) -> tuple[dict[str, np.ndarray], Path, bool]
         raise UserError(f"{path}: {reason}") from None
     except Exception as e:  # a damaged file fails in a hundred ways; all of them mean the same to the reader
         raise UserError(f"{path}: is truncated or damaged ({type(e).__name__}: {str(e)[:120]})") from None
+
+
+def _check_sum(path: Path) -> None:
+    """Refuse a file that the `SHA256SUMS` beside it (every checkpoint has one) knows otherwise.
+
+    Raises:
+        UserError: the file was altered or torn after it was written.
+    """
+    sums = path.with_name("SHA256SUMS")
+    if not sums.is_file():
+        return
+    for line in sums.read_text(errors="replace").splitlines():
+        digest, _, name = line.partition("  ")
+        if name == path.name:
+            with path.open("rb") as stream:
+                total = hashlib.sha256()
+                while block := stream.read(1 << 20):
+                    total.update(block)
+            if total.hexdigest() != digest:
+                raise UserError(f"{path}: sha256 differs from SHA256SUMS beside it: the file was altered or torn")
 
 
 def read(source: str | os.PathLike) -> dict[str, np.ndarray]:

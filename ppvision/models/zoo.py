@@ -36,6 +36,10 @@ __all__ = [
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 HALF = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+CLIP = (
+    (0.48145466 * 255, 0.4578275 * 255, 0.40821073 * 255),
+    (0.26862954 * 255, 0.26130258 * 255, 0.27577711 * 255),
+)
 IMAGE = {"image": (("B", 3, "H", "W"), "float32")}
 
 
@@ -80,6 +84,11 @@ _SEG = "https://paddleseg.bj.bcebos.com/dygraph/cityscapes"
 _BJ = "https://bj.bcebos.com/paddleseg/dygraph/cityscapes"
 _RTFORMER = "ppvision.models.rtformer:rtformer"
 _UHRNET = "ppvision.models.uhrnet:uhrnet"
+_MAFORMER = "ppvision.models.maformer:maformer"
+_UPERNET_MAFORMER = "ppvision.models.upernet:upernet_maformer"
+_CAE_V2 = "ppvision.models.cae_v2:cae_v2"
+_UPERNET_CAE_V2 = "ppvision.models.upernet_cae_v2:upernet_cae_v2"
+_CLIP = "ppvision.models.clip_vision:clip_vision"
 _RTFORMER_TABLE = "PaddleSeg configs/rtformer/README.md"
 _UHRNET_TABLE = "PaddleSeg configs/uhrnet/README.md, 120k iterations, batch 12"
 
@@ -125,6 +134,54 @@ ZOO: dict[str, Entry] = {
         published=_miou(_UHRNET_TABLE, cityscapes=(81.91, 82.39, 82.71)),
     ),
     "uhrnet_debug": Entry(_UHRNET, "debug", "segmentation", (64, 96), mean_std=HALF),
+    "cae_v2_tiny": Entry(_CAE_V2, "tiny", "features", (224, 224)),
+    "cae_v2_small": Entry(_CAE_V2, "small", "features", (224, 224)),
+    "cae_v2_base": Entry(
+        _CAE_V2,
+        "base",
+        "features",
+        (224, 224),
+        published={
+            "imagenet linear top1": (80.5, "table of a later paper on masked image modelling"),
+            "imagenet fine-tuned top1": (85.3, "table of a later paper on masked image modelling"),
+            "ade20k mIoU": (52.9, "table of a later paper on masked image modelling"),
+        },
+    ),
+    "cae_v2_large": Entry(
+        _CAE_V2,
+        "large",
+        "features",
+        (224, 224),
+        published={
+            "imagenet linear top1": (81.7, "arXiv:2211.09799, abstract"),
+            "imagenet fine-tuned top1": (86.7, "arXiv:2211.09799, abstract"),
+            "ade20k mIoU": (55.9, "arXiv:2211.09799, abstract"),
+        },
+    ),
+    "cae_v2_debug": Entry(_CAE_V2, "debug", "features", (24, 24)),
+    "cae_v2_debug_l": Entry(_CAE_V2, "debug_l", "features", (24, 24)),
+    "clip_vit_b16": Entry(_CLIP, "b16", "features", (224, 224), mean_std=CLIP),
+    "clip_vit_l14": Entry(_CLIP, "l14", "features", (224, 224), mean_std=CLIP),
+    "clip_vit_debug": Entry(_CLIP, "debug", "features", (24, 24), mean_std=CLIP),
+    "maformer_small": Entry(_MAFORMER, "small", "classification", (224, 224)),
+    "maformer_base": Entry(_MAFORMER, "base", "classification", (224, 224)),
+    "maformer_large": Entry(
+        _MAFORMER,
+        "large",
+        "classification",
+        (224, 224),
+        published={"ImageNet-1K top-1": (85.9, "paper, abstract; not reproduced")},
+    ),
+    "maformer_debug": Entry(_MAFORMER, "debug", "classification", (64, 96)),
+    "upernet_maformer_small": Entry(_UPERNET_MAFORMER, "small", "segmentation", (512, 512)),
+    "upernet_maformer_base": Entry(_UPERNET_MAFORMER, "base", "segmentation", (512, 512)),
+    "upernet_maformer_large": Entry(_UPERNET_MAFORMER, "large", "segmentation", (512, 512)),
+    "upernet_maformer_debug": Entry(_UPERNET_MAFORMER, "debug", "segmentation", (64, 96)),
+    "upernet_cae_v2_tiny": Entry(_UPERNET_CAE_V2, "tiny", "segmentation", (512, 512)),
+    "upernet_cae_v2_small": Entry(_UPERNET_CAE_V2, "small", "segmentation", (512, 512)),
+    "upernet_cae_v2_base": Entry(_UPERNET_CAE_V2, "base", "segmentation", (512, 512)),
+    "upernet_cae_v2_large": Entry(_UPERNET_CAE_V2, "large", "segmentation", (512, 512)),
+    "upernet_cae_v2_debug": Entry(_UPERNET_CAE_V2, "debug", "segmentation", (64, 96)),
 }
 
 

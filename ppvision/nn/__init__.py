@@ -9,6 +9,7 @@ from typing import Any
 
 HEADS: dict[str, str] = {
     "seg_head": "ppvision.nn.heads:SegHead",
+    "fcn_head": "ppvision.nn.fcn_head:FCNHead",
 }  # heads a Method may attach to a level of `features()`
 
 _PUBLIC = {

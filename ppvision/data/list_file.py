@@ -1,0 +1,121 @@
+"""list_file: `{root}/{split}.txt`, each line an image and its class number, as ImageNet's lists are (PaddleClas:
+`train_list.txt`, `val_list.txt`; the split is then `train_list`).
+
+Class names come from `{root}/labels.txt` (one per line); without it `num_classes` is needed. Empty lines are skipped.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ppvision.data.base import Dataset, read_class_names, voc_palette
+from ppvision.data.index import PackedStrings
+from ppvision.errors import UserError
+
+__all__ = ["ListFile"]
+
+
+class ListFile(Dataset):
+    """Labelled images from a text file: samples have `image` and `label` (int).
+
+    Args:
+        root: folder of the list; paths in it are relative to here.
+        split: name of the list without `.txt`.
+        num_classes: by default the number of names in `labels.txt`.
+        separator: between image and class; by default any run of blanks. The class is what follows the last one, so
+            names with blanks are no obstacle.
+        label_maps: folder below the root with one `.npz` per image, at the image's path: `ids` and `scores` [n,h,w],
+            the n best classes of a stronger network and their scores at each place of the image, for token labelling.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        split: str,
+        num_classes: int | None = None,
+        separator: str | None = None,
+        label_maps: str | None = None,
+    ):
+        super().__init__(root, split)
+        self.separator, self.label_maps = separator, label_maps
+        self.list = os.path.join(self.root, f"{split}.txt")
+        if not os.path.isfile(self.list):
+            found = self.splits(self.root)
+            there = f"; lists found: {', '.join(found)}" if found else ""
+            raise UserError(f"data.root '{self.root}' has no list '{split}.txt'{there}; it should hold {self.layout()}")
+        names = os.path.join(self.root, "labels.txt")
+        self.class_names = read_class_names(names) if os.path.isfile(names) else []
+        self.num_classes = num_classes if num_classes is not None else len(self.class_names)
+        if self.num_classes < 1:
+            raise UserError(
+                f"{self.root}: number of classes unknown: set num_classes, or write labels.txt (a name per line)"
+            )
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise UserError(f"{names}: {len(self.class_names)} names but num_classes is {self.num_classes}")
+        self.class_names = self.class_names or [str(k) for k in range(self.num_classes)]
+        self.palette = voc_palette(self.num_classes)
+        labels, lines = array.array("i"), array.array("i")
+        self.images = PackedStrings(self._images(labels, lines))
+        self._labels, self._lines = np.array(labels, np.int32), np.array(lines, np.int32)
+        self.require_samples()
+
+    def layout(self) -> str:
+        return f"{self.split}.txt with lines `image class_number`"
+
+    @classmethod
+    def splits(cls, root: str) -> list[str]:
+        names = (os.path.splitext(name) for name in os.listdir(root))
+        return sorted(stem for stem, suffix in names if suffix == ".txt" and stem != "labels")
+
+    def where(self, index: int) -> str:
+        return f"{self.list}:{self._lines[index]}"
+
+    def _images(self, labels: array.array, lines: array.array) -> Iterator[str]:
+        """Path of every line that is not empty; its class and number are appended."""
+        with open(self.list, encoding="utf-8-sig", errors="surrogateescape") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                fields = [field.strip() for field in line.strip().rsplit(self.separator, 1)]
+                if len(fields) != 2 or not fields[0] or not fields[1].isdecimal():
+                    raise UserError(f"{self.list}:{number}: expected `image class_number`, got '{line.strip()[:80]}'")
+                label = int(fields[1])
+                if label >= self.num_classes:
+                    raise UserError(f"{self.list}:{number}: class {label}, but num_classes is {self.num_classes}")
+                labels.append(label)
+                lines.append(number)
+                yield fields[0]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        return os.path.join(self.root, self.images[index])
+
+    def files(self, index: int) -> dict[str, str]:
+        found = {"image": self.name(index)}
+        return found | {"label_map": self._map_path(index)} if self.label_maps else found
+
+    def _map_path(self, index: int) -> str:
+        return os.path.join(self.root, self.label_maps, os.path.splitext(self.images[index])[0] + ".npz")
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = self.read_image(index, self.images[index])
+        sample = {"image": image, "label": int(self._labels[index]), "name": self.name(index)}
+        return sample | self._token_labels(index) if self.label_maps else sample
+
+    def _token_labels(self, index: int) -> dict[str, np.ndarray]:
+        path = self._map_path(index)
+        try:
+            with np.load(path) as arrays:
+                ids, scores = arrays["ids"].astype(np.int32), arrays["scores"].astype(np.float32)
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            self.fail(index, f"label map '{path}' cannot be read ({error})")
+        if ids.ndim != 3 or ids.shape != scores.shape or ids.min() < 0 or ids.max() >= self.num_classes:
+            self.fail(index, f"label map '{path}': ids and scores are [n,h,w] with classes 0..{self.num_classes - 1}")
+        return {"token_ids": ids, "token_scores": scores}

@@ -1,0 +1,227 @@
+"""CLIP's image tower: every token in the space that images and captions share.
+
+Paper:    A. Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", arXiv:2103.00020.
+Checked:  against `transformers` 4.57 `CLIPVisionModelWithProjection`, random small configurations, all tokens, 1e-5
+          (tests/models/test_against_transformers.py).
+Deviates: the last norm and the projection are applied to every token, where the stock model gives the class token
+          only: that is the target CAE v2 (arXiv:2211.09799) learns. Positions are resized bilinearly where the image
+          is not of the native size. Not normalised to unit length: who compares directions does that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from ppvision.errors import UserError
+from ppvision.models.zoo import CLIP
+from ppvision.nn.resize import resize
+from ppvision.nn.vit import PatchEmbed, parameter
+
+__all__ = ["VARIANTS", "ClipVision", "clip_vision"]
+
+VARIANTS = {
+    "b16": dict(image_size=224, patch_size=16, dim=768, depth=12, num_heads=12, out_dim=512),
+    "l14": dict(image_size=224, patch_size=14, dim=1024, depth=24, num_heads=16, out_dim=768),
+    "debug": dict(image_size=24, patch_size=4, dim=64, depth=3, num_heads=4, out_dim=48),
+}
+
+
+class ClipAttention(nn.Layer):
+    """Multi-head self-attention over [B,N,dim], biases everywhere."""
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads, self.scale = num_heads, (dim // num_heads) ** -0.5
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        qkv = self.qkv(x_BND).reshape([0, 0, 3, self.num_heads, x_BND.shape[-1] // self.num_heads])
+        q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)
+        weights = F.softmax(paddle.matmul(q * self.scale, k, transpose_y=True), axis=-1)
+        return self.proj(paddle.matmul(weights, v).transpose([0, 2, 1, 3]).flatten(2))
+
+
+class ClipBlock(nn.Layer):
+    """Pre-norm block whose activation is QuickGELU, x sigmoid(1.702 x): GELU instead moves features by 1e-2."""
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, epsilon=1e-5)
+        self.attn = ClipAttention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, epsilon=1e-5)
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        x_BND = x_BND + self.attn(self.norm1(x_BND))
+        hidden = self.fc1(self.norm2(x_BND))
+        return x_BND + self.fc2(hidden * F.sigmoid(1.702 * hidden))
+
+
+class ClipVision(nn.Layer):
+    """[B,3,H,W] -> {"cls": [B,out_dim], "tokens": [B,N,out_dim]}, patches in row-major order.
+
+    Args:
+        image_size: native size; N = (image_size / patch_size)^2 there.
+        patch_size: of the convolution that makes patches.
+        dim: width.
+        depth: number of blocks.
+        num_heads: of the attention.
+        out_dim: width of the shared space.
+    """
+
+    mean_std = CLIP  # a Method that uses it as a teacher normalises with this
+    num_classes = 0
+
+    def __init__(self, image_size: int, patch_size: int, dim: int, depth: int, num_heads: int, out_dim: int):
+        super().__init__()
+        self.image_size, self.patch_size, self.dim = image_size, patch_size, dim
+        self.grid = image_size // patch_size
+        self.patch_embed = PatchEmbed(dim, patch_size, bias=False)
+        self.cls_token = parameter(self, [1, 1, dim], None)
+        self.pos_embed = parameter(self, [1, 1 + self.grid**2, dim], None)
+        self.norm_pre = nn.LayerNorm(dim, epsilon=1e-5)
+        self.blocks = nn.LayerList(ClipBlock(dim, num_heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, epsilon=1e-5)
+        self.head = nn.Linear(dim, out_dim, bias_attr=False)
+        self.feature_channels, self.feature_strides = {"c4": out_dim}, {"c4": patch_size}
+        self.recompute_blocks = tuple(f"blocks.{i}" for i in range(depth))
+
+    def features(self, image: Tensor) -> dict[str, Tensor]:
+        """{"cls": [B,C], "tokens": [B,N,C], "c4": the tokens as a map [B,C,h,w]}."""
+        x_BDHW = self.patch_embed(image)
+        height, width = x_BDHW.shape[2:]
+        positions = self.pos_embed
+        if not all(isinstance(side, int) and side == self.grid for side in (height, width)):
+            table = positions[:, 1:].reshape([1, self.grid, self.grid, self.dim]).transpose([0, 3, 1, 2])
+            table = resize(table, x_BDHW.shape[2:]).flatten(2).transpose([0, 2, 1])
+            positions = paddle.concat([positions[:, :1], table], axis=1)
+        patches = x_BDHW.flatten(2).transpose([0, 2, 1])
+        cls = self.cls_token.expand([x_BDHW.shape[0], 1, self.dim])
+        x_BND = self.norm_pre(paddle.concat([cls, patches], axis=1) + positions)
+        for block in self.blocks:
+            x_BND = block(x_BND)
+        y_BNC = self.head(self.norm(x_BND))
+        tokens = y_BNC[:, 1:]
+        grid = tokens.transpose([0, 2, 1]).reshape([0, tokens.shape[2], height, width])
+        return {"cls": y_BNC[:, 0], "tokens": tokens, "c4": grid}
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        maps = self.features(image)
+        return {"cls": maps["cls"], "tokens": maps["tokens"]}
+
+    @staticmethod
+    def in_torch_layout(state: Mapping[str, np.ndarray]) -> bool:
+        """Whether matrices are [out,in]: told by the first one that is not square."""
+        known = ("mlp.c_fc.weight", "mlp.fc1.weight", ".fc1.weight")
+        return any(v.shape[0] > v.shape[1] for k, v in state.items() if k.endswith(known) and v.ndim == 2)
+
+    @staticmethod
+    def from_upstream(state: Mapping[str, np.ndarray]) -> tuple[dict, dict, list[str]]:
+        """Names of OpenAI (`visual.*`) or Hugging Face (`vision_model.*`) -> ours; the text tower is ignored.
+
+        Raises:
+            UserError: a name of the image tower has no place here.
+        """
+        if "cls_token" in state:
+            return dict(state), {}, []
+        openai = any(k.removeprefix("visual.") == "class_embedding" for k in state)
+        convert = _from_openai if openai else _from_hugging_face
+        both = openai and "visual.class_embedding" in state  # a whole CLIP: what is not visual.* is the text tower
+        network: dict[str, np.ndarray] = {}
+        ignored: list[str] = []
+        for name, value in state.items():
+            target = None if both and not name.startswith("visual.") else convert(name)
+            if target is None:
+                ignored.append(name)
+            else:
+                network[target] = value
+        for key in [k for k in network if k.endswith(".q.weight") or k.endswith(".q.bias")]:
+            stem, leaf = key.rsplit(".q.", 1)
+            parts = [network.pop(f"{stem}.{p}.{leaf}") for p in "qkv"]
+            network[f"{stem}.qkv.{leaf}"] = np.concatenate(parts)
+        if openai and "head.weight" in network:  # right-multiplied, so already [in,out]: turned as torch's Linear is
+            network["head.weight"] = network["head.weight"].T
+        if "pos_embed" in network and network["pos_embed"].ndim == 2:
+            network["pos_embed"] = network["pos_embed"][None]
+        if "cls_token" in network:
+            network["cls_token"] = network["cls_token"].reshape(1, 1, -1)
+        return {k: v.astype(np.float32) for k, v in network.items()}, {}, ignored
+
+
+_OPENAI = {
+    "conv1.weight": "patch_embed.proj.weight",
+    "class_embedding": "cls_token",
+    "positional_embedding": "pos_embed",
+    "proj": "head.weight",
+}
+_OPENAI_BLOCK = {
+    "ln_1.": "norm1.",
+    "ln_2.": "norm2.",
+    "attn.in_proj_": "attn.qkv.",
+    "attn.out_proj.": "attn.proj.",
+    "mlp.c_fc.": "fc1.",
+    "mlp.c_proj.": "fc2.",
+}
+_HUGGING_FACE = {
+    "embeddings.patch_embedding.weight": "patch_embed.proj.weight",
+    "embeddings.class_embedding": "cls_token",
+    "embeddings.position_embedding.weight": "pos_embed",
+}
+_HUGGING_FACE_BLOCK = {
+    "layer_norm1.": "norm1.",
+    "layer_norm2.": "norm2.",
+    "self_attn.q_proj.": "attn.q.",
+    "self_attn.k_proj.": "attn.k.",
+    "self_attn.v_proj.": "attn.v.",
+    "self_attn.out_proj.": "attn.proj.",
+    "mlp.fc1.": "fc1.",
+    "mlp.fc2.": "fc2.",
+}
+
+
+def _block_name(rest: str, table: Mapping[str, str], whole: str) -> str:
+    number, _, leaf = rest.partition(".")
+    for theirs, ours in table.items():
+        if leaf.startswith(theirs):
+            return f"blocks.{number}.{ours}{leaf[len(theirs) :]}"
+    raise UserError(f"'{whole}' has no place in CLIP's image tower")
+
+
+def _from_openai(name: str) -> str:
+    key = name.removeprefix("visual.")
+    if key in _OPENAI:
+        return _OPENAI[key]
+    if key.startswith("transformer.resblocks."):
+        return _block_name(key.removeprefix("transformer.resblocks."), _OPENAI_BLOCK, name)
+    for theirs, ours in (("ln_pre.", "norm_pre."), ("ln_post.", "norm.")):
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    raise UserError(f"'{name}' has no place in CLIP's image tower")
+
+
+def _from_hugging_face(name: str) -> str | None:
+    if name.startswith(("text_model.", "text_projection.", "logit_scale")) or name.endswith("position_ids"):
+        return None
+    if name == "visual_projection.weight":
+        return "head.weight"
+    key = name.removeprefix("vision_model.")
+    if key in _HUGGING_FACE:
+        return _HUGGING_FACE[key]
+    if key.startswith("encoder.layers."):
+        return _block_name(key.removeprefix("encoder.layers."), _HUGGING_FACE_BLOCK, name)
+    for theirs, ours in (("pre_layrnorm.", "norm_pre."), ("post_layernorm.", "norm.")):
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    raise UserError(f"'{name}' has no place in CLIP's image tower")
+
+
+def clip_vision(variant: str, **overrides) -> ClipVision:
+    """The tower of `VARIANTS[variant]`; `overrides` are arguments of `ClipVision`."""
+    return ClipVision(**{**VARIANTS[variant], **overrides})

@@ -1,0 +1,107 @@
+"""tools/reproduce.py: verdicts follow from the figures, files say how they came about."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def reproduce():
+    """The tool as a module; it puts the checkout first on the path, as a script does."""
+    before = list(sys.path)
+    spec = importlib.util.spec_from_file_location("reproduce", ROOT / "tools/reproduce.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.path[:] = before
+
+
+@pytest.fixture(scope="module")
+def rules(reproduce):
+    import tools.experiments as rules
+
+    return rules
+
+
+def test_verdicts(rules):
+    assert rules.exceeds([0.9, 0.91, 0.92], [0.5, 0.51, 0.52])[0] == "PASS"
+    assert rules.exceeds([0.5, 0.51, 0.52], [0.9, 0.91, 0.92])[0] == "FAIL"
+    assert rules.exceeds([0.5, 0.9, 0.7], [0.6, 0.65, 0.7])[0] == "UNRESOLVED"
+    assert rules.exceeds([0.9], [0.1])[0] == "UNRESOLVED"  # one seed shows nothing
+    gap, error = rules.difference([1.0, 3.0], [0.0, 0.0])
+    assert (gap, error) == (2.0, pytest.approx(1.0))
+    assert rules.worst(["PASS", "UNRESOLVED"]) == "UNRESOLVED" and rules.worst(["FAIL", "PASS"]) == "FAIL"
+
+
+def test_a_claim_is_written_whole(reproduce, rules, tmp_path, monkeypatch, capsys):
+    def measure(settings):
+        assert settings.seeds == (4, 5) and settings.quick
+        return rules.Outcome("FAIL", "worse", {"accuracy": rules.summary([0.1, 0.2])})
+
+    table = {"thing": rules.Experiment("It is better.", measure, caveats=("small",))}
+    monkeypatch.setattr(reproduce, "experiments", lambda system: table)
+    status = reproduce.main(["maformer", "thing", "--quick", "--seeds", "4", "5", "--out", str(tmp_path)])
+    content = json.loads((tmp_path / "maformer_thing.json").read_text())
+    assert status == 0  # a negative result is a result
+    assert content["verdict"] == "FAIL" and content["claim"] == "It is better." and content["seeds"] == [4, 5]
+    assert content["figures"]["accuracy"]["values"] == [0.1, 0.2]
+    assert content["command"] == "python tools/reproduce.py maformer thing --seeds 4 5"
+    assert {"seconds", "cpu_seconds"} <= set(content["cost"]) and "paddlepaddle" in content["versions"]
+    assert "FAIL: worse" in capsys.readouterr().out
+
+
+def test_what_breaks_down_writes_nothing(reproduce, rules, tmp_path, monkeypatch):
+    def broken(settings):
+        raise RuntimeError("no data")
+
+    monkeypatch.setattr(reproduce, "experiments", lambda system: {"thing": rules.Experiment("Claim.", broken)})
+    assert reproduce.main(["maformer", "--out", str(tmp_path)]) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_are_checked(reproduce, capsys):
+    assert reproduce.main(["maformerr"]) == 2
+    assert reproduce.main(["maformer", "fashon"]) == 2
+    assert reproduce.main(["maformer", "digits", "--quick"]) == 2  # would replace real figures
+    assert reproduce.main(["--list"]) == 0
+    assert "maformer fusion: " in capsys.readouterr().out
+
+
+class TestMAFormer:
+    @pytest.fixture(scope="class")
+    def module(self, reproduce):
+        return reproduce.importlib.import_module("tools.experiments.maformer")
+
+    def test_arms_have_equal_parameters(self, module):
+        from ppvision.models.profile import parameters
+
+        for layout in (module.TWO_STAGES, module.FOUR_STAGES):
+            counts = {k: parameters(module.network(arm, layout)) for k, arm in module.matched(layout).items()}
+            assert max(counts.values()) / min(counts.values()) < 1.03, counts
+
+    def test_pairs_are_what_the_claim_says(self, module):
+        data = module.pairs(40, 0)
+        again = module.pairs(40, 0)
+        assert all(np.array_equal(data[k], again[k]) for k in data)
+        assert set(data["label"]) == {0, 1, 2, 3}
+        for tokens, label in zip(data["token_label"], data["label"]):
+            shapes = {int(v) for v in tokens.ravel() if v}
+            assert len(shapes) == (1 if label >= 2 else 2)
+
+    def test_fusion_runs(self, module, rules, monkeypatch):
+        monkeypatch.setattr(
+            module, "ARMS", {k: module.ARMS[k] for k in ("window only", "global only", "llf", "concat", "maf")}
+        )
+        outcome = module.fusion(rules.Settings((0,), quick=True))
+        assert outcome.verdict == "UNRESOLVED" and set(outcome.figures) == set(module.ARMS)
+
+    def test_tokens_run(self, module, rules):
+        assert set(module.tokens(rules.Settings((0,), quick=True)).figures) == {"beta 0", "beta 0.5"}
