@@ -306,7 +306,8 @@ class TestWorkers:
         old = signal.signal(signal.SIGTERM, lambda *_: got.append(1))
         try:
             stream = Loader(Numbers(), None, batch_size=2, shuffle=True, workers=2).stream()
-            next(stream)
+            for _ in range(2):  # one batch of each worker, so that both have set their handlers
+                next(stream)
             for process in multiprocessing.active_children():
                 os.kill(process.pid, signal.SIGINT)
             for _ in range(10):

@@ -34,7 +34,8 @@ def step(layer, optimizer, seed):
 
 
 def test_the_table_and_the_functions_agree():
-    assert {k: v.split(":")[1] for k, v in OPTIMIZERS.items()} == {k: f.__name__ for k, f in FUNCTIONS.items()}
+    table = {k: v.split(":")[1] for k, v in OPTIMIZERS.items() if v.startswith("ppvision.engine.optimizer:")}
+    assert table == {k: f.__name__ for k, f in FUNCTIONS.items()}
 
 
 def test_statistics_are_not_trained():

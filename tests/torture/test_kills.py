@@ -60,6 +60,7 @@ def test_a_changed_checkpoint_is_seen(finished, copy, name):
     outcome = Outcome("", "")
     kills.inspect(copy, kills.Seen(), outcome, "run")
     assert any("sha256 differs" in line for line in outcome.broken)
+    (copy / "iter_8" / "SHA256SUMS").unlink()  # the reader refuses the file by it, and the second look reads
     assert any(name in line for line in kills.differences(finished, copy))
 
 
