@@ -18,6 +18,7 @@ import importlib
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -66,7 +67,14 @@ def torture(part: str, count: int, seed: int, folder: Path) -> Any:
     def say(line: str) -> None:
         print(f"[{part} {time.monotonic() - started:6.1f} s] {line}", flush=True)
 
-    outcome = importlib.import_module(PARTS[part][0]).run(count, seed, folder, say)
+    module = importlib.import_module(PARTS[part][0])
+    # A terminated torture ends the runs that it started, like an interrupted one; after the import, because Paddle's
+    # takes the signal for itself.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    try:
+        outcome = module.run(count, seed, folder, say)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     outcome.figures = {
         "tried": outcome.tried,
         "broken": len(outcome.broken),
@@ -136,11 +144,11 @@ def main(argv: list[str] | None = None) -> int:
     broken = 0
     try:
         for part in PARTS if args.part == "all" else [args.part]:
-            count, before = args.count or PARTS[part][1], code()
+            count, tested = args.count or PARTS[part][1], code()
             shutil.rmtree(folder / part, ignore_errors=True)
             (folder / part).mkdir(parents=True)
             outcome = torture(part, count, args.seed, (folder / part).resolve())
-            if code() != before:
+            if code() != tested:
                 print(f"error: {part}: the code changed while it was tested; nothing recorded", file=sys.stderr)
                 return 2
             if args.json:

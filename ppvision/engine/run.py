@@ -400,8 +400,15 @@ class Run:
                 truncate(self.folder, self.trainer.step)
                 checkpoint.rewind(self.folder, self.trainer.step)
                 self._bring_best()
-                if self.trainer.step in checkpoint.steps(self.folder):
+                # a kill may have come between the last checkpoint and what follows it: links, pruning, tidying
+                kept = {self.trainer.step, *([self.best["step"]] if self.best else [])} & {
+                    *checkpoint.steps(self.folder)
+                }
+                if self.trainer.step in kept:
                     checkpoint.link(self.folder, "latest", self.trainer.step)
+                if self.best and self.best["step"] in kept:
+                    checkpoint.link(self.folder, "best_model", self.best["step"])
+                checkpoint.prune(self.folder, self.cfg.train.keep, kept)
             target.write_text(self._plain_recipe(), encoding="utf-8")
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written ({(error.strerror or str(error)).lower()})") from None

@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from outcome import ROOT, Outcome, Say, environment, kill_group, members
@@ -27,6 +28,9 @@ ITERS, SAVE, EVALUATE, KEEP = 96, 4, 2, 3
 PER_ROUND = 10
 ORPHANS_LEAVE_IN = 15.0  # seconds; a loader worker looks for its parent every second
 LIFE_ENDS_IN = 300.0
+# A life is killed at one of these moments, so many seconds after it at most.
+MOMENTS = {"while starting": 3.0, "while saving": 0.06, "after a save": 0.01, "at any moment": 1.0}
+SHARES = (0.15, 0.4, 0.15, 0.3)
 METHODS = {
     "supervised": {},
     "adversarial": {
@@ -63,7 +67,13 @@ def write_recipe(folder: Path, method: str, iters: int = ITERS) -> Path:
 
 
 class Life:
-    """One process that trains `run`, from start to its end or ours."""
+    """One process that trains `run`, from start to its end or ours.
+
+    Attributes:
+        all: lives whose process may still be there.
+    """
+
+    all: ClassVar[list[Life]] = []
 
     def __init__(self, path: Path, run: Path):
         self.run, self.log = run, run.with_name(f"{run.name}.out")
@@ -80,6 +90,7 @@ class Life:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        Life.all.append(self)
         self.steps = set(checkpoint.steps(run))
 
     def alive(self) -> bool:
@@ -108,19 +119,20 @@ class Life:
         """Whether this life has completed so many checkpoints."""
         return len(set(checkpoint.steps(self.run)) - self.steps) >= number
 
-    def wait_for_moment(self, rng: np.random.Generator) -> str:
-        """Wait for a random moment; its name, or "" when the process ended first."""
-        moment = str(rng.choice(["starting", "saving", "saved", "any"], p=[0.15, 0.4, 0.15, 0.3]))
-        number = int(rng.integers(0, 3))
+    def wait_for_moment(self, rng: np.random.Generator, end: int | None) -> str:
+        """Wait for a random moment, or the save of iteration `end`; its name, or "" when the process ended first."""
+        moment, number = str(rng.choice(list(MOMENTS), p=list(SHARES))), int(rng.integers(0, 3))
+        moment = moment if end is None else "in the last save"
         met = {
-            "starting": lambda: True,
-            "saving": lambda: self.saved(number) and self.saving(),
-            "saved": lambda: self.saved(number + 1),
-            "any": self.training,
+            "while starting": lambda: True,
+            "while saving": lambda: self.saved(number) and self.saving(),
+            "after a save": lambda: self.saved(number + 1),
+            "at any moment": self.training,
+            "in the last save": lambda: any((self.run / f"{s}iter_{end}").is_dir() for s in ("", ".writing_")),
         }[moment]
         if not self.wait_for(met):
             return ""
-        time.sleep(rng.uniform(0, {"starting": 3.0, "saving": 0.06, "saved": 0.01, "any": 1.0}[moment]))
+        time.sleep(rng.uniform(0, MOMENTS.get(moment, 0.08)))
         return moment if self.alive() else ""
 
     def kill(self, with_workers: bool) -> int:
@@ -134,6 +146,8 @@ class Life:
         while (left := members(self.process.pid)) and time.monotonic() < limit:
             time.sleep(0.05)
         kill_group(self.process.pid)
+        if self in Life.all:
+            Life.all.remove(self)
         return len(left)
 
     def tail(self) -> str:
@@ -227,11 +241,13 @@ def finish(life: Life, outcome: Outcome, what: str) -> bool:
 def round_of(
     path: Path, reference: Path, run: Path, kills: int, rng: np.random.Generator, outcome: Outcome, say: Say
 ) -> int:
-    """One run killed at most `kills` times, then finished and compared; the number of kills."""
+    """One run killed at most `kills` times, the last time in its last save, then finished and compared; the number of
+    kills.
+    """
     seen, done = Seen(), 0
     while done < kills:
         life = Life(path, run)
-        moment = life.wait_for_moment(rng)
+        moment = life.wait_for_moment(rng, checkpoint.steps(reference)[-1] if done == kills - 1 else None)
         if not moment:
             break
         left = life.kill(with_workers=rng.random() < 0.7)
@@ -240,7 +256,7 @@ def round_of(
         outcome.count("orphan processes", left)
         if left:
             outcome.broken.append(f"{what}: {left} processes stayed behind")
-        outcome.count(f"kills while {moment}" if moment != "any" else "kills at any moment")
+        outcome.count(f"kills {moment}")
         outcome.count("kills inside a save", int(life.saving()))
         seen = inspect(run, seen, outcome, what)
         say(f"{what}: newest iter_{seen.step}, best {seen.best:.4f}")
@@ -261,6 +277,26 @@ def round_of(
     return done
 
 
+def torment(method: str, kills: int, seed: list[int], folder: Path, iters: int, outcome: Outcome, say: Say) -> None:
+    """An undisturbed run of a method, then rounds until there were so many kills."""
+    rng, path = np.random.default_rng(seed), write_recipe(folder / method, method, iters)
+    reference = folder / method / "reference"
+    started = time.monotonic()
+    if not finish(Life(path, reference), outcome, f"{method}, undisturbed"):
+        return
+    say(f"{method}: undisturbed run of {iters} iterations, {time.monotonic() - started:.0f} s")
+    done = number = 0
+    while done < kills:
+        number += 1
+        name = folder / method / f"{method}_{number}"
+        got = round_of(path, reference, name, min(PER_ROUND, kills - done), rng, outcome, say)
+        done += got
+        if not got and number > kills:
+            outcome.broken.append(f"{method}: runs end before they can be killed")
+            break
+    outcome.tried += done
+
+
 def run(
     count: int, seed: int, folder: Path, say: Say, methods: tuple[str, ...] = tuple(METHODS), iters: int = ITERS
 ) -> Outcome:
@@ -279,25 +315,12 @@ def run(
     )
     outcome.figures = dict.fromkeys(zero, 0)
     shm = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
-    for i, method in enumerate(methods):
-        rng = np.random.default_rng([seed, i])
-        path = write_recipe(folder / method, method, iters)
-        reference = folder / method / "reference"
-        started = time.monotonic()
-        if not finish(Life(path, reference), outcome, f"{method}, undisturbed"):
-            continue
-        say(f"{method}: undisturbed run of {iters} iterations, {time.monotonic() - started:.0f} s")
-        wanted = count // len(methods) + (i < count % len(methods))
-        done = number = 0
-        while done < wanted:
-            number += 1
-            name = folder / method / f"{method}_{number}"
-            got = round_of(path, reference, name, min(PER_ROUND, wanted - done), rng, outcome, say)
-            done += got
-            if not got and number > wanted:
-                outcome.broken.append(f"{method}: runs end before they can be killed")
-                break
-        outcome.tried += done
+    try:
+        for i, method in enumerate(methods):
+            torment(method, count // len(methods) + (i < count % len(methods)), [seed, i], folder, iters, outcome, say)
+    finally:  # interrupted: the run of this moment does not know that nobody watches it any more
+        for life in Life.all:
+            kill_group(life.process.pid)
     left = sorted(set(os.listdir("/dev/shm")) - shm) if os.path.isdir("/dev/shm") else []
     outcome.count("leftovers in /dev/shm", len(left))
     return outcome

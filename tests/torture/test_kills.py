@@ -93,4 +93,21 @@ def test_a_worker_that_stays_behind_is_seen(tmp_path, monkeypatch):
     while len(kills.members(life.process.pid)) < 2:
         time.sleep(0.01)
     assert life.kill(with_workers=False) == 1
+    limit = time.monotonic() + 10
+    while kills.members(life.process.pid) and time.monotonic() < limit:  # a killed process takes a moment to go
+        time.sleep(0.01)
     assert kills.members(life.process.pid) == []
+
+
+def test_resuming_a_finished_run_mends_what_a_kill_in_its_last_save_left(finished, copy):
+    """The last checkpoint is there, but links, pruning and tidying were still to come."""
+    best = (copy / "best_model").readlink().name
+    other = next(p.name for p in copy.glob("iter_*") if p.name != best)
+    kills.checkpoint.link(copy, "best_model", int(other.removeprefix("iter_")))
+    kills.checkpoint.link(copy, "latest", int(other.removeprefix("iter_")))
+    shutil.copytree(copy / other, copy / "iter_1")
+    shutil.copytree(copy / other, copy / ".removing_iter_2")
+    recipe = finished.parent / "recipe.yml"
+    keep = len(kills.checkpoint.steps(finished))
+    train(recipe, [f"train.save_dir={copy}", "train.resume=auto", f"train.keep={keep}", "data.workers=0"])
+    assert kills.differences(finished, copy) == []
