@@ -1,4 +1,4 @@
-"""`ppvision benchmark`: where the time of a recipe goes on this machine, on its own data."""
+"""`ppvision benchmark`: where the time of a recipe goes on this machine, on its own data, or what memory it takes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ppvision.cli.tables import COMMON, TRAIN
 from ppvision.config import Config, load
 from ppvision.errors import UserError
 
-ABOUT = "Time loading, forward, a whole update and inference of a recipe, on batches of its training data."
+ABOUT = "Time loading, forward, update and inference of a recipe on its training data, or plan its memory."
 TABLE = [
     *COMMON,
     *[
@@ -26,6 +26,8 @@ TABLE = [
     ],
     Flag("--steps", int, "measured repetitions; default 10"),
     Flag("--warmup", int, "repetitions before; default 2"),
+    Flag("--memory", [int], "instead of timing, compute what training on images of this size takes", metavar="H W"),
+    Flag("--processes", int, "with --memory: so many share the optimizer's state where the recipe divides it"),
     Flag("--json", help="write the figures there", metavar="FILE"),
 ]
 
@@ -38,6 +40,12 @@ def main(argv: Sequence[str]) -> int:
     steps, warmup = (parsed.values.get(name, default) for name, default in (("steps", 10), ("warmup", 2)))
     if steps < 1 or warmup < 0:
         raise UserError(f"benchmark: --steps must be at least 1 and --warmup at least 0, got {steps} and {warmup}")
+    if parsed.memory:
+        figures = plan(recipe.resolved(parsed), parsed.memory, parsed.values.get("processes", 1))
+        print(f"{figures['model']}, {figures['micro_batch']} images of {figures['size']} in a process, GiB")
+        for name, size in figures["gib"].items():
+            print(f"{name:12}{size:12.3f}")
+        return write(parsed.json, figures)
     figures = measure(recipe.resolved(parsed), steps, warmup)
     print(
         f"{figures['model']}, batch {' x '.join(map(str, figures['shape']))}, {figures['device']}, {steps} repetitions"
@@ -45,12 +53,52 @@ def main(argv: Sequence[str]) -> int:
     print(f"{'':12}{'median ms':>12}{'min ms':>12}{'images/s':>12}")
     for name, row in figures["times"].items():
         print(f"{name:12}{row['median_ms']:12.2f}{row['min_ms']:12.2f}{row['images_per_s']:12.2f}")
-    if parsed.json:
+    return write(parsed.json, figures)
+
+
+def write(path: str | None, figures: dict[str, Any]) -> int:
+    """Leave the figures in a file, if one is named; exit status."""
+    if path:
         try:
-            Path(parsed.json).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+            Path(path).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         except OSError as e:
-            raise UserError(f"cannot write '{parsed.json}': {e.strerror}") from None
+            raise UserError(f"cannot write '{path}': {e.strerror}") from None
     return 0
+
+
+def plan(cfg: Config, size: Sequence[int], processes: int) -> dict[str, Any]:
+    """GiB that one process of this recipe takes; the data set is not needed and nothing is run.
+
+    Args:
+        cfg: the recipe.
+        size: height and width of a padded batch.
+        processes: how many share the optimizer's state under `train.shard_optimizer`.
+    """
+    from ppvision.config import build
+    from ppvision.engine import memory
+
+    if len(size) != 2 or min(size) < 1 or processes < 1:
+        raise UserError(f"benchmark: --memory takes height and width, --processes at least 1, got {size}, {processes}")
+    train = cfg.train
+    method = build("method", cfg.method, model=build("model", cfg.model))
+    found = memory.plan(
+        method,
+        size=(size[0], size[1]),
+        batch_size=train.batch_size,
+        optimizer=cfg.optimizer.type,
+        amp=train.amp,
+        ema=train.ema is not None,
+        recompute=train.recompute,
+        shard=processes if train.shard_optimizer else 1,
+    )
+    return {
+        "config": cfg.path,
+        "model": cfg.model.type,
+        "size": f"{size[0]}x{size[1]}",
+        "micro_batch": train.batch_size,
+        "processes": processes,
+        "gib": dict(found.rows()),
+    }
 
 
 def measure(cfg: Config, steps: int, warmup: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from paddle import nn
 from ppvision.errors import UserError
 from ppvision.models import zoo
 
-__all__ = ["Profile", "parameters", "profile", "profile_model"]
+__all__ = ["Profile", "operations", "parameters", "profile", "profile_model"]
 
 Shape = Sequence[int]
 
@@ -70,7 +70,7 @@ def profile(net: nn.Layer, inputs: dict[str, tuple[Shape, str]]) -> Profile:
             net.train()
     count: collections.Counter[str] = collections.Counter()
     activations = 0
-    for op in _operations(program.global_block()):
+    for op in operations(program.global_block()):
         name = op.name().removeprefix("pd_op.").removesuffix("_")
         if name not in _COUNTS:
             continue
@@ -97,12 +97,12 @@ def profile_model(name: str, size: tuple[int, int] | None = None, **kwargs: Any)
     return profile(zoo.create_model(name, **kwargs), inputs)
 
 
-def _operations(block: Any) -> Iterator[Any]:
+def operations(block: Any) -> Iterator[Any]:
     """Operations of a block and of the blocks inside them (branches, loops: each counted once)."""
     for op in block.ops:
         yield op
         for inner in op.blocks():
-            yield from _operations(inner)
+            yield from operations(inner)
 
 
 def _shapes(op: Any) -> list[Shape]:
