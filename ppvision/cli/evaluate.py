@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     weights = recipe.weights_of(parsed, cfg)
     from ppvision.engine import evaluate
 
-    figures = evaluate(cfg, weights=weights)
+    figures = evaluate(cfg, weights=weights, output=parsed.output_eval)
     if parsed.output_eval:
         write(parsed.output_eval, {"config": cfg.path, "weights": weights, "figures": figures})
     return 0

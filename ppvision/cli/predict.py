@@ -39,7 +39,9 @@ def main(argv: Sequence[str]) -> int:
 def run_options(parsed: Parsed, cfg: Config) -> dict[str, Any]:
     """Arguments of `ppvision.predict.run`: the recipe's test-time augmentation, and what the flags add."""
     options: dict[str, Any] = {k: getattr(cfg.eval, k) for k in ("flip", "flip_vertical", "scales", "slide")}
-    options |= {k: parsed.values[k] for k in ("batch_size", "draw_threshold", "save_threshold") if k in parsed.values}
+    options |= {k: parsed.values[k] for k in ("batch_size", "draw_threshold") if k in parsed.values}
+    if parsed.save_threshold is not None:
+        options["threshold"] = parsed.save_threshold
     if parsed.custom_color:
         colours = parsed.custom_color
         if len(colours) % 3 or not all(0 <= c <= 255 for c in colours):

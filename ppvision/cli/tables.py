@@ -90,6 +90,17 @@ def _input_shape(value: list[int], parsed: Parsed, recipe: Any) -> dict[str, Any
     return {"export.input_shape": value if len(value) == 4 else [-1, *value]}
 
 
+def _stem(value: str, parsed: Parsed, recipe: Any) -> dict[str, Any]:
+    """All files of an export have one stem."""
+    return {"export.save_name": os.path.splitext(os.path.basename(value))[0]}
+
+
+def _opset(value: int, parsed: Parsed, recipe: Any) -> dict[str, Any]:
+    if value != 17:
+        raise UserError(f"{parsed.said['opset_version']}: export writes opset 17 and no other")
+    return {}
+
+
 def _rows(group: str, *rows: Flag) -> list[Flag]:
     return [Flag(**{**row.__dict__, "group": group}) for row in rows]
 
@@ -267,7 +278,11 @@ EVAL = [
         ),
         Flag("--num_workers", int, "loader processes", "eval.workers", opts="worker_num"),
         Flag("--train_num_workers", int, key="data.workers", opts="DataLoader.Train.loader.num_workers"),
-        Flag("--output_eval", help="write the figures there, as metrics.json", metavar="DIR"),
+        Flag(
+            "--output_eval",
+            help="write the figures there, as metrics.json, and what the metrics add: detections, curves, pictures",
+            metavar="DIR",
+        ),
         Flag("--classwise", bool),  # the table with a row per class is always printed
     ),
     *TTA,
@@ -332,8 +347,21 @@ EXPORT = [
             opts="TestReader.inputs_def.image_shape Global.image_shape",
             metavar="N C H W",
         ),
-        Flag("--output_op", help="what ends the graph", key="export.output_op", choices=("argmax", "softmax", "none")),
+        Flag(
+            "--output_op",
+            help="what ends the graph; default: the task's own",
+            key="export.output_op",
+            choices=("argmax", "softmax", "detections", "none"),
+        ),
         Flag("--formats", [str], "files to write", "export.formats", choices=("paddle", "onnx", "pdmodel")),
+    ),
+    *_rows(
+        "as paddle2onnx",
+        Flag("--save_file", help="the ONNX file; the rest of the export lies beside it", to=_stem, metavar="FILE"),
+        Flag("--model_filename", to=_stem),
+        Flag("--params_filename", to=_stem),
+        Flag("--opset_version", int, to=_opset),
+        Flag("--enable_onnx_checker", bool),  # the parity table always runs what was written
     ),
     Flag("--export_serving_model", bool, refuse="deploy/serving reads the exported folder as it is"),
     Flag("--export_for_apollo", bool, refuse="use the exported model.json and deploy.yaml"),

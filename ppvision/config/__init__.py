@@ -13,20 +13,32 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ppvision.config import schema, tree
-from ppvision.config.component import RESERVED, Component, arguments, build, resolve
+from ppvision.config.component import RESERVED, Component, Deferred, arguments, build, resolve
 from ppvision.config.profiler import Profiler, parse_profiler
 from ppvision.config.tree import Override, float_hint, join
 from ppvision.config.types import fields, shown, unknown_key
 from ppvision.errors import UserError
 
-__all__ = ["Component", "Config", "Override", "Profiler", "build", "check", "load", "parse_profiler", "resolve"]
+__all__ = [
+    "Component",
+    "Config",
+    "Deferred",
+    "Override",
+    "Profiler",
+    "build",
+    "check",
+    "load",
+    "optimizer_spec",
+    "parse_profiler",
+    "resolve",
+]
 
 COMPONENTS: dict[str, dict[str, Any]] = {  # sections that are components, and what an omitted one means
     "model": {"type": None},
@@ -90,24 +102,49 @@ class Config:
         return part
 
     def _check(self) -> None:
-        if self.train.iters is not None and self.train.epochs is not None:
+        """What the type of a single value cannot say."""
+
+        def need(condition: bool, path: str, reason: str) -> None:
+            if not condition:
+                raise UserError(f"{self.where(path)}: '{path}' {reason}")
+
+        train, judged, export = self.train, self.eval, self.export
+        if train.iters is not None and train.epochs is not None:
             raise UserError(f"{self.where('train.epochs')}: give 'train.iters' or 'train.epochs', not both")
-        if self.train.ema is not None and self.train.ema >= 1:
-            raise UserError(f"{self.where('train.ema')}: 'train.ema' is a decay below 1, got {self.train.ema}")
-        if self.train.clip_norm == 0:
-            raise UserError(
-                f"{self.where('train.clip_norm')}: 'train.clip_norm' must be positive; null switches clipping off"
-            )
-        if self.train.profiler is not None:
-            parse_profiler(self.train.profiler, f"{self.where('train.profiler')}: 'train.profiler'")
+        need(train.ema is None or train.ema < 1, "train.ema", f"is a decay below 1, got {train.ema}")
+        need(train.clip_norm != 0, "train.clip_norm", "must be positive; null switches clipping off")
+        if train.profiler is not None:
+            parse_profiler(train.profiler, f"{self.where('train.profiler')}: 'train.profiler'")
+        for path, text in (
+            ("train.save_dir", train.save_dir),
+            ("train.resume", train.resume),
+            ("log.dir", self.log.dir),
+            ("model.weights", self.model.weights),
+        ):
+            need(isinstance(text, (str, type(None))), path, f"must be a path, got {shown(text)}")
+            need(text is None or bool(text.strip()), path, "must not be empty; leave it out or set it to null")
+        mean, std = self.data.mean, self.data.std
         for one, other in (("mean", "std"), ("std", "mean")):
-            if getattr(self.data, one) is not None and getattr(self.data, other) is None:
-                raise UserError(f"{self.where(f'data.{one}')}: 'data.{one}' is given without 'data.{other}'")
-        if self.data.std is not None and min(self.data.std) <= 0:
-            raise UserError(f"{self.where('data.std')}: 'data.std' must be positive, got {shown(list(self.data.std))}")
-        weights = self.model.weights
-        if not isinstance(weights, (str, type(None))):
-            raise UserError(f"{self.where('model.weights')}: 'model.weights' must be a path, got {shown(weights)}")
+            given = getattr(self.data, one) is not None and getattr(self.data, other) is None
+            need(not given, f"data.{one}", f"is given without 'data.{other}'")
+        if mean is not None and std is not None:
+            need(min(std) > 0, "data.std", f"must be positive, got {shown(list(std))}")
+            need(0 <= min(mean) and max(mean) <= 255, "data.mean", f"lies in 0..255, got {shown(list(mean))}")
+            unit = 0 < max(mean) <= 1 and max(std) <= 1
+            need(not unit, "data.mean", "and 'data.std' are on the scale 0..255, not 0..1: multiply them by 255")
+        need(bool(judged.scales), "eval.scales", "needs at least one number; [1.0] is the image as it is")
+        if judged.slide is not None:
+            crop, stride = judged.slide["crop"], judged.slide["stride"]
+            fits = stride[0] <= crop[0] and stride[1] <= crop[1]
+            reason = f"{list(stride)} is larger than 'crop' {list(crop)}; pixels between windows would be missed"
+            need(fits, "eval.slide.stride", reason)
+        shape = export.input_shape
+        fits = len(shape) == 4 and shape[1] == 3 and all(side == -1 or side >= 1 for side in shape)
+        need(fits, "export.input_shape", f"is [N, 3, H, W], -1 where a side is free, got {shown(list(shape))}")
+        need(bool(export.formats), "export.formats", "names no format (paddle, onnx, pdmodel)")
+        stem = export.save_name
+        plain = bool(stem.strip()) and not any(c in stem for c in "/\\\0") and stem not in (".", "..")
+        need(plain, "export.save_name", f"is the stem of the files, without a folder, got {shown(stem)}")
 
     def where(self, path: str) -> str:
         """Origin of a value, "configs/x.yml:12" or "-o train.iters=5"; of a default, that of what surrounds it."""
@@ -201,6 +238,23 @@ def load(source: str | os.PathLike | Mapping | Config, overrides: Iterable[str |
     return Config(values, origins, path)
 
 
+def optimizer_spec(cfg: Config, name: str, names: Container[str]) -> Component:
+    """The optimizer of one group of a Method: what `optimizer.<name>` says over what `optimizer` says for all.
+
+    Args:
+        name: of the group; names: of all groups of the Method.
+    """
+    path, own = join("optimizer", name), cfg.optimizer.get(name) or {}
+    if not isinstance(own, Mapping):
+        raise UserError(f"{cfg.where(path)}: '{path}' must be a mapping, got {shown(own)}")
+
+    def where(place: str) -> str:
+        key = place.partition(".")[2].partition(".")[0]
+        return cfg.where(place.replace("optimizer", path, 1) if key in own else place)
+
+    return Component({**{k: v for k, v in cfg.optimizer.items() if k not in names}, **own}, "optimizer", where)
+
+
 def check(cfg: Config) -> None:
     """Resolve everything a recipe names and check its arguments; builds nothing, reads no data, imports Paddle.
 
@@ -210,15 +264,8 @@ def check(cfg: Config) -> None:
     arguments("model", cfg.model, (), make=False)
     method, _ = arguments("method", cfg.method, ("model",), make=False)
     groups = {phase.optimizer for phase in method.phases}
-    common = {k: v for k, v in cfg.optimizer.items() if k not in groups}
     for group in sorted(groups):
-        own = cfg.optimizer.get(group) or {}
-        if not isinstance(own, Mapping):
-            raise UserError(
-                f"{cfg.where(join('optimizer', group))}: 'optimizer.{group}' must be a mapping, got {shown(own)}"
-            )
-        spec = Component({**common, **own}, "optimizer", cfg.where)
-        arguments("optimizer", spec, ("parameters",), make=False)
+        arguments("optimizer", optimizer_spec(cfg, group, groups), ("parameters",), make=False)
     arguments("schedule", cfg.schedule, ("lr", "total"), make=False)
     for part in (cfg.data.train, cfg.data.val):
         if part is not None:

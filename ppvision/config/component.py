@@ -1,7 +1,8 @@
 """A component is `type:` plus the keyword arguments of a class: look the class up, check the arguments, build it.
 
 The `__init__` of the class is the schema. A class may declare `components = {"loss": "loss", "teacher": "model"}`,
-argument name -> kind: such an argument given as a mapping with `type` (or a list of them) is checked and built first.
+argument name -> kind: such an argument is a mapping with `type` (or a list of them), checked and built first. A part
+that only the class itself can build is declared as `Deferred`: it is checked and handed over as a `Component`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import functools
 import importlib
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 from ppvision.config.tree import join
-from ppvision.config.types import Where, convert, unknown_key
-from ppvision.errors import UserError, did_you_mean
+from ppvision.config.types import LISTS, Where, convert, fields, shown, unknown_key
+from ppvision.errors import ArgumentError, UserError, brief, did_you_mean
 
 TABLES = {  # kind -> module and attribute of its name table; importing these modules does not import Paddle
     "model": ("ppvision.models.zoo", "ZOO"),
@@ -47,7 +50,7 @@ class Component(Mapping):
     def __init__(self, spec: Mapping, path: str = "", where: Where | None = None, *, reserved: tuple[str, ...] = ()):
         self.path, self.where = path, where or (lambda path: path or "component")
         if not isinstance(spec, Mapping):
-            raise UserError(f"{self.where(path)}: '{path}' must be a mapping with 'type', got {spec!r}")
+            raise UserError(f"{self.where(path)}: '{path}' must be a mapping with 'type', got {shown(spec)}")
         self.spec, self.type = dict(spec), spec.get("type")
         if not isinstance(self.type, (str, type(None))):
             raise UserError(
@@ -79,6 +82,36 @@ class Component(Mapping):
 
     def __repr__(self) -> str:
         return f"Component({self.path}: {self.spec})"
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """A part that a class builds itself, since only it knows some arguments: a head as wide as the feature it reads.
+
+    Attributes:
+        kind: of the part.
+        given: arguments the class supplies.
+        default: type of a part that names none.
+        own: a TypedDict of the keys that the class reads and the part does not get.
+    """
+
+    kind: str
+    given: tuple[str, ...] = ()
+    default: str | None = None
+    own: type | None = None
+
+    def read(self, value: Any, path: str, where: Where | None = None) -> Component:
+        """The checked part. Its `kwargs` are those of its class, `own` keys are read as of a mapping."""
+        own = typing.get_type_hints(self.own) if self.own else {}
+        part = Component(value, path, where, reserved=tuple(own))
+        spec = {**({"type": self.default} if self.default else {}), **part.spec}
+        if self.own is not None:
+            spec |= fields(self.own, {k: v for k, v in spec.items() if k in own}, path, part.where)
+            if missing := sorted(self.own.__required_keys__ - set(spec)):
+                raise UserError(f"{part.where(path)}: '{join(path, missing[0])}' is missing")
+        part = Component(spec, path, where, reserved=tuple(own))
+        arguments(self.kind, part, self.given, make=False)
+        return part
 
 
 def resolve(kind: str, name: str) -> Callable[..., Any]:
@@ -182,15 +215,15 @@ def arguments(
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     parts = getattr(factory, "components", {})
 
-    def part(value: Any, place: str) -> Any:
-        if not (isinstance(value, Mapping) and "type" in value):
-            return value
-        inner = Component(value, place, where, reserved=RESERVED.get(parts[key], ()))
+    def part(value: Any, place: str, kind: str | Deferred) -> Any:
+        if isinstance(kind, Deferred):
+            return kind.read(value, place, where)
+        inner = Component(value, place, where, reserved=RESERVED.get(kind, ()))
         if not make:
-            arguments(parts[key], inner, None, make)
+            arguments(kind, inner, None, make)
             return value
-        built = build(parts[key], inner)
-        if inner.weights and parts[key] == "model":  # a teacher; the trainer loads the recipe's own model itself
+        built = build(kind, inner)
+        if inner.weights and kind == "model":  # a teacher; the trainer loads the recipe's own model itself
             module, attribute = WEIGHTS
             getattr(importlib.import_module(module), attribute)(built, inner.weights)
             built.weights_source = inner.weights
@@ -199,20 +232,36 @@ def arguments(
     kwargs = {}
     for key, value in component.kwargs.items():
         place = join(path, key)
-        if key in supplied or (key not in names and not open_ended):
+        if key in supplied or not isinstance(key, str) or (key not in names and not open_ended):
             raise unknown_key(place, [n for n in names if n not in supplied], where)
-        if key in parts and isinstance(value, list):
-            kwargs[key] = [part(item, join(place, i)) for i, item in enumerate(value)]
-        elif key in parts and isinstance(value, Mapping):
-            kwargs[key] = part(value, place)
-        else:
-            hint = parameters[key].annotation if key in parameters else inspect.Parameter.empty
+        hint = parameters[key].annotation if key in parameters else inspect.Parameter.empty
+        if key not in parts:
             kwargs[key] = value if hint is inspect.Parameter.empty else convert(value, hint, place, where)
+            continue
+        one, several, none = _forms(hint)
+        if isinstance(value, list) and several:
+            kwargs[key] = [part(item, join(place, i), parts[key]) for i, item in enumerate(value)]
+        elif value is None and none:
+            kwargs[key] = None
+        elif isinstance(value, Mapping) and one:
+            kwargs[key] = part(value, place, parts[key])
+        else:
+            wanted = "a mapping with 'type'" if one else "a list of mappings"
+            raise UserError(f"{where(place)}: '{place}' must be {wanted}, got {shown(value)}")
     for name in names:
         absent = name not in kwargs and name not in supplied and parameters[name].default is inspect.Parameter.empty
         if absent and given is not None:
             raise UserError(f"{where(path)}: '{join(path, name)}' is missing, {component.type} needs it")
     return factory, kwargs
+
+
+def _forms(hint: Any) -> tuple[bool, bool, bool]:
+    """Whether an argument may be one part, a list of parts, null."""
+    if hint in (inspect.Parameter.empty, Any):
+        return True, True, True
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    lists = [o for o in options if (typing.get_origin(o) or o) in LISTS]
+    return len(options) > len(lists) + (type(None) in options), bool(lists), type(None) in options
 
 
 def build(kind: str, component: Component | Mapping, *, where: Where | None = None, **given: Any) -> Any:
@@ -224,16 +273,30 @@ def build(kind: str, component: Component | Mapping, *, where: Where | None = No
         where: origin of a path, for messages about a plain mapping; a Component knows its own.
         given: arguments the program supplies; a recipe cannot set these.
     Raises:
-        UserError: unknown name, unknown or missing argument, wrong type; with file and line.
+        UserError: unknown name, unknown or missing argument, wrong type or range; with file and line.
     """
     if not isinstance(component, Component):
         component = Component(component, kind, where, reserved=RESERVED.get(kind, ()))
     factory, kwargs = arguments(kind, component, given)
     try:
         return factory(**kwargs, **given)
-    except (ValueError, ArithmeticError, AssertionError) as e:  # what a constructor says of its arguments
+    except ArgumentError as e:
+        known = e.key.partition(".")[0] in schema(kind, factory)
+        path = join(component.path, e.key) if known else component.path
+        said = f"'{path}' {e.reason}" if known else f"{component.type}: {e}"
+        raise UserError(f"{component.where(path)}: {said}") from e
+    except UserError as e:
+        origin = component.where(component.path)
+        if type(e) is not UserError or str(e).startswith(origin.rpartition(":")[0] or origin):
+            raise  # a failed run, or placed already
+        raise UserError(f"{origin}: {e}") from e
+    except Exception as e:
+        # ValueError and the like are what a constructor says of its arguments; other exceptions of ours are bugs
+        ours = "." not in component.type or component.type.startswith("ppvision.")
+        if ours and not isinstance(e, (ValueError, ArithmeticError, AssertionError, MemoryError)):
+            raise
         given_values = ", ".join(
             f"{k}={v!r}" for k, v in kwargs.items() if isinstance(v, (int, float, str, list, tuple))
         )
-        reason = str(e) or type(e).__name__
+        reason = brief(e).removeprefix("ValueError: ").removeprefix("AssertionError: ")
         raise UserError(f"{component.where(component.path)}: {component.type}({given_values}): {reason}") from e

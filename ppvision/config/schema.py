@@ -10,6 +10,8 @@ from ppvision.config.component import Component
 Natural = Annotated[int, 0]
 Count = Annotated[int, 1]
 NonNegative = Annotated[float, 0]
+Share = Annotated[float, 0, 1]
+Workers = Annotated[int, 0, 256]
 Triple = tuple[float, float, float]
 
 
@@ -21,7 +23,7 @@ class Data:
     root: str | None = None  # folder of the data set, likewise
     mean: Triple | None = None  # 0..255; only for a model named by dotted path, else the zoo entry's
     std: Triple | None = None  # likewise
-    workers: Natural = 2  # loader processes
+    workers: Workers = 2  # loader processes
     skip_bad: Natural = 0  # so many unreadable samples are skipped before training stops
     train: Component | None = None  # what is trained on
     val: Component | None = None  # what is evaluated on; its transforms are those of deployment
@@ -37,14 +39,16 @@ class Train:
     accumulate: Count = 1  # micro-batches per update
     amp: Literal["O0", "O1", "O2"] = "O0"  # mixed precision: off, on, on with half-precision weights
     amp_dtype: Literal["float16", "bfloat16"] = "float16"  # of mixed precision
-    loss_scale: Annotated[float, 1] = 65536.0  # where float16 starts
+    loss_scale: Annotated[float, 1, 2.0**32] = 65536.0  # where float16 starts
     clip_norm: NonNegative | None = None  # largest gradient norm
     ema: NonNegative | None = None  # decay of the moving average that is evaluated and saved, below 1
-    seed: Natural = 0  # of everything random
+    seed: Annotated[int, 0, 2**63 - 1] = 0  # of everything random
     device: Literal["cpu", "gpu"] | None = None  # null: gpu if usable, else cpu
     save_interval: Count | None = None  # updates, or epochs where `epochs` counts; null: 1000 updates, 1 epoch
     keep: Count = 3  # checkpoints kept
+    sync_bn: bool = False  # batch-norm statistics over all GPU processes
     recompute: bool = False  # compute activations again in backward: less memory, more time
+    shard_optimizer: bool = False  # divide the optimizer's state over the processes: less memory each
     max_bad_steps: Natural = 10  # so many skipped updates in a row end the run
     resume: str | None = None  # "auto" or a checkpoint folder
     overwrite: bool = False  # allows a fresh run in a used default folder
@@ -80,13 +84,13 @@ class Eval:
     enabled: bool = True  # while training
     interval: Count | None = None  # null: train.save_interval
     batch_size: Count = 1  # per process
-    workers: Natural | None = None  # null: data.workers
+    workers: Workers | None = None  # null: data.workers
     metrics: list[str | dict[str, Any]] = field(default_factory=list)  # names, or mappings with `type`
     best: Best = field(default_factory=lambda: {"name": None, "mode": "max"})  # what `best_model` is
     task: str | None = None  # only for a model named by dotted path, else the zoo entry's
     flip: bool = False  # average with the mirrored image
     flip_vertical: bool = False  # and with the image upside down
-    scales: list[Annotated[float, 1e-3]] = field(default_factory=lambda: [1.0])  # of the input, averaged
+    scales: list[Annotated[float, 1e-2, 100.0]] = field(default_factory=lambda: [1.0])  # of the input, averaged
     slide: Slide | None = None  # sliding window
 
 
@@ -95,13 +99,13 @@ class Export:
     """What export writes and how far it may deviate."""
 
     input_shape: list[int] = field(default_factory=lambda: [-1, 3, -1, -1])  # N, C, H, W; -1 is free
-    output_op: Literal["argmax", "softmax", "none"] | None = None  # null: the task's own (segmentation: argmax)
+    output_op: Literal["argmax", "softmax", "detections", "none"] | None = None  # null: the task's own
     formats: list[Literal["paddle", "onnx", "pdmodel"]] = field(
         default_factory=lambda: ["paddle", "onnx"]
     )  # what is written
     save_name: str = "model"  # stem of the files
     tolerance: NonNegative = 1.0e-4  # largest error of raw outputs against eager mode
-    agreement: NonNegative = 0.999  # smallest share of equal decisions
+    agreement: Share = 0.999  # smallest share of equal decisions
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ def describe(hint: Any) -> str:
     """`list[int] | None` -> "a list (an integer each) or null"."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return f"{describe(args[0])} >= {args[1]}"
+        limits = f">= {args[1]}" if len(args) == 2 else f"from {args[1]} to {args[2]}"
+        return f"{describe(args[0])} {limits}"
     if origin is Literal:
         return "one of " + ", ".join(map(str, args))
     if origin in (Union, types.UnionType):
@@ -75,7 +76,7 @@ def convert(value: Any, hint: Any, path: str, where: Where) -> Any:
         raise wrong()
     if origin is Annotated:
         result = convert(value, args[0], path, where)
-        if result < args[1]:
+        if result < args[1] or (len(args) > 2 and result > args[2]):
             raise wrong()
         return result
     if origin is Literal:

@@ -36,7 +36,7 @@ from ppvision.models import weights
 STEP = re.compile(r"iter_(\d+)")
 SUMS = "SHA256SUMS"
 # everything a run may leave in its folder, so that starting anew removes that and nothing else
-RUN_FILES = ("best_model", "latest", "log.jsonl", "train.log", "config.yml", "vdl", "fault.npz", "profile")
+RUN_FILES = ("best_model", "latest", "log.jsonl", "train.log", "config.yml", "vdl", "pictures", "fault.npz", "profile")
 
 
 @dataclass(frozen=True)

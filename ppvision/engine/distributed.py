@@ -13,7 +13,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import paddle
 import paddle.distributed as dist
-from paddle import Tensor
+from paddle import Tensor, nn
+
+from ppvision.errors import UserError
 
 
 def rank() -> int:
@@ -56,13 +58,35 @@ def broadcast_(tensors: Iterable[Tensor]) -> None:
             dist.broadcast(tensor, src=0)
 
 
-def sum_arrays(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Sum of each array over the ranks, exact for integers: how metrics are merged."""
+def gather(state: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The state of every rank, in their order; lengths may differ. How metrics are merged."""
     if world_size() == 1:
-        return dict(state)
+        return [dict(state)]
     gathered: list[dict[str, np.ndarray]] = []
     dist.all_gather_object(gathered, dict(state))
-    return {k: np.sum([g[k] for g in gathered], axis=0) for k in state}
+    return gathered
+
+
+def join_arrays(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Union of the arrays of all ranks, whose keys differ."""
+    return {k: v for part in gather(state) for k, v in part.items()}
+
+
+def synchronise_batch_norm(method: nn.Layer) -> list[str]:
+    """Batch-norm layers of a Method, in place, by such whose statistics are those of all processes together.
+
+    Returns:
+        Lines worth telling.
+
+    Raises:
+        UserError: several processes without GPUs; Paddle has the layer for GPUs only.
+    """
+    if world_size() == 1:
+        return ["train.sync_bn changes nothing with one process"]
+    if paddle.device.get_device() == "cpu":
+        raise UserError("train.sync_bn: Paddle has it for GPUs only; set it to false to train on CPU")
+    nn.SyncBatchNorm.convert_sync_batchnorm(method)
+    return []
 
 
 def barrier() -> None:

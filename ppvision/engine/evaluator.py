@@ -11,12 +11,14 @@ import paddle
 
 from ppvision.data.device import normalise, to_device
 from ppvision.engine import distributed
+from ppvision.errors import UserError
+from ppvision.methods.base import Method
 from ppvision.metrics.base import Metric
 from ppvision.predict.task import Task
 
 
 class Evaluator:
-    """Judges deployables on a data set. Metrics are sums merged over ranks, so they do not depend on the number of
+    """Judges deployables on a data set. Metrics are merged over ranks, so they do not depend on the number of
     processes.
 
     Args:
@@ -25,11 +27,30 @@ class Evaluator:
         loader: gives batches with `target`.
         mean: statistics of the networks' input, 0..255.
         std: likewise.
+
+    Attributes:
+        wants_losses: whether a metric judges the method's own loss; `method` must then be set.
+        first: the first batch of the last pass, on the device, for pictures.
     """
 
     def __init__(self, task: Task, metrics: Sequence[Metric], loader: Any, mean: Sequence[float], std: Sequence[float]):
         self.task, self.metrics, self.loader, self.mean, self.std = task, list(metrics), loader, mean, std
+        for metric in self.metrics:
+            metric.bind(getattr(loader, "dataset", None))
         self._empty = [metric.state() for metric in self.metrics]
+        self.wants_losses = any(metric.judges == "losses" for metric in self.metrics)
+        self.method: Method | None = None
+        self.first: dict[str, Any] | None = None
+
+    def attach(self, method: Method) -> None:
+        """Take the method whose loss is judged.
+
+        Raises:
+            UserError: it has no validation loss.
+        """
+        if self.wants_losses and type(method).validate is Method.validate:
+            raise UserError(f"eval.metrics: {type(method).__name__} has no validation loss for the metric 'loss'")
+        self.method = method
 
     def figures(self) -> dict[str, float]:
         """Figures of what the metrics hold, the deciding one first; also tells which figures there are."""
@@ -50,7 +71,7 @@ class Evaluator:
         """
         for metric, empty in zip(self.metrics, self._empty, strict=True):
             metric.load(empty)
-        batches = self.loader
+        self.first, batches = None, self.loader
         if progress and sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -60,13 +81,22 @@ class Evaluator:
                 if stop is not None and stop():
                     return {}
                 for part in by_size(batch):
-                    part = normalise(to_device(part), self.mean, self.std)
-                    results = self.task.results(self.task.run(nets, part), part)
+                    part = to_device(part)
+                    self.first = part if self.first is None else self.first
+                    results = {kind: self._judged(kind, nets, part) for kind in {m.judges for m in self.metrics}}
                     for metric in self.metrics:
-                        metric.update(results, part["target"])
+                        metric.update(results[metric.judges], part["target"])
         for metric in self.metrics:
-            metric.load(distributed.sum_arrays(metric.state()))
+            metric.load(metric.merge(distributed.gather(metric.state())))
         return self.figures()
+
+    def _judged(self, kind: str, nets: Mapping[str, Any], batch: dict[str, Any]) -> list[Any]:
+        """What metrics of a kind are given, one entry per image."""
+        if kind == "losses":
+            terms = {k: v.astype("float32").numpy().tolist() for k, v in self.method.validate(batch).items()}
+            return [dict(zip(terms, values, strict=True)) for values in zip(*terms.values(), strict=True)]
+        batch = normalise(batch, self.mean, self.std)
+        return self.task.results(self.task.run(nets, batch), batch)
 
 
 def by_size(batch: dict[str, Any]) -> list[dict[str, Any]]:

@@ -4,12 +4,14 @@ probes (MoCo v3, MAE, CAE): matrices get decay and the trust ratio, vectors neit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import paddle
 
-from ppvision.engine.optimizer import Parameters, parameter_groups
+from ppvision.engine.optimizer import LayerDecay, Parameters, check_rates, parameter_groups
+from ppvision.errors import at_least, require
 
 __all__ = ["LARS", "Lars"]
 
@@ -46,8 +48,11 @@ def LARS(
     weight_decay: float = 0.0,
     lr_mult: Mapping[str, float] | None = None,
     no_decay: Sequence[str] = (),
-    layer_decay: Mapping[str, Any] | None = None,
+    layer_decay: LayerDecay | None = None,
 ) -> paddle.optimizer.Optimizer:
     """Momentum with a rate per matrix proportional to the ratio of the norms of weight and gradient."""
+    check_rates(lr=lr, momentum=momentum)
+    at_least(0, weight_decay=weight_decay)
+    require(0 < trust < math.inf, "trust", f"must be above 0, got {trust}")
     groups = parameter_groups(parameters, 0.0, lr_mult, no_decay, layer_decay)
     return Lars(learning_rate=lr, momentum=momentum, parameters=groups, trust=trust, decay=weight_decay)

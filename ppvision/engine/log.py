@@ -1,4 +1,4 @@
-"""What a run says: lines on the screen, `train.log`, `log.jsonl`, VisualDL.
+"""What a run says: lines on the screen, `train.log`, `log.jsonl`, pictures, VisualDL.
 
 The line formats are the ones TIPC scripts parse (`[TRAIN] epoch: ...`, `[EVAL] ...`), so `loss: <fixed point>,`
 occurs once in a line and never in exponent form. A progress bar on a terminal, plain lines elsewhere. Only rank 0
@@ -15,7 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ppvision.errors import UserError
+from ppvision.predict.drawing import write_image
 
 
 def fixed(value: float, digits: int = 4) -> str:
@@ -30,6 +33,11 @@ def clock(seconds: float) -> str:
     """hh:mm:ss."""
     seconds = int(max(seconds, 0))
     return f"{seconds // 3600:02d}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
+
+
+def stamped(message: str) -> str:
+    """A line with the time, as the Paddle suites write it."""
+    return f"[{time.strftime('%Y/%m/%d %H:%M:%S')}] INFO: {message}"
 
 
 class RunLog:
@@ -65,7 +73,7 @@ class RunLog:
         """One line with the time, on the screen (unless told otherwise) and in `train.log`."""
         if self.quiet:
             return
-        line = f"[{time.strftime('%Y/%m/%d %H:%M:%S')}] INFO: {message}"
+        line = stamped(message)
         self._text.write(line + "\n")
         self._text.flush()
         if screen:
@@ -125,6 +133,17 @@ class RunLog:
         """The `[EVAL]` line, the deciding metric first, and its record."""
         self.info(f"[EVAL] #Images: {images} " + " ".join(f"{k}: {fixed(v)}" for k, v in metrics.items()))
         self.record("eval", step, metrics=dict(metrics), images=images, time={"seconds": seconds})
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """RGB uint8 [H,W,3] by name, to `pictures/iter_<step>/<name>.png` and VisualDL."""
+        if self.quiet or not pictures:
+            return
+        folder = self.run_dir / "pictures" / f"iter_{step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, picture in pictures.items():
+            write_image(folder / f"{name}.png", picture)
+            if self._writer is not None:
+                self._writer.add_image(tag=name, img=picture, step=step)
 
     def close(self) -> None:
         """Close bar and files."""

@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import collections
 import fnmatch
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from ppvision.errors import UserError
+from ppvision.errors import ArgumentError, UserError, at_least, require, within
 
 Parameters = Mapping[str, Tensor]
+
+
+class LayerDecay(TypedDict):
+    """`rate` to the power of the distance from the end, for the patterns in `layers`, first to last."""
+
+    rate: float
+    layers: list[str]
 
 
 def trainable(layer: nn.Layer, skip: Callable[[str], bool] = lambda key: False) -> dict[str, Tensor]:
@@ -33,7 +41,7 @@ def parameter_groups(
     weight_decay: float,
     lr_mult: Mapping[str, float] | None = None,
     no_decay: Sequence[str] = (),
-    layer_decay: Mapping[str, Any] | None = None,
+    layer_decay: LayerDecay | None = None,
 ) -> list[dict[str, Any]]:
     """Group parameters of equal rate multiplier and decay.
 
@@ -49,11 +57,14 @@ def parameter_groups(
     Raises:
         UserError: a pattern matches nothing, or a decay or multiplier is negative.
     """
-    if weight_decay < 0:
-        raise UserError(f"optimizer.weight_decay must be at least 0, got {weight_decay}")
+    at_least(0, weight_decay=weight_decay)
     for pattern, multiplier in (lr_mult or {}).items():
-        if multiplier < 0:
-            raise UserError(f"optimizer.lr_mult: '{pattern}' has the negative multiplier {multiplier}")
+        require(
+            0 <= multiplier < math.inf, "lr_mult", f"'{pattern}' needs a multiplier of at least 0, got {multiplier}"
+        )
+    if layer_decay is not None:
+        rate = layer_decay["rate"]
+        require(0 < rate <= 1, "layer_decay.rate", f"must be above 0 and at most 1, got {rate}")
     used: set[str] = set()
 
     def matches(key: str, pattern: str) -> bool:
@@ -77,10 +88,17 @@ def parameter_groups(
     for name, patterns in (("lr_mult", lr_mult or {}), ("no_decay", no_decay), ("layer_decay.layers", layers)):
         for pattern in patterns:
             if pattern not in used and pattern != "1d":
-                raise UserError(
-                    f"optimizer.{name}: '{pattern}' matches no parameter (for example '{next(iter(parameters), '')}')"
-                )
+                example = next(iter(parameters), "")
+                raise ArgumentError(name, f"'{pattern}' matches no parameter (for example '{example}')")
     return [{"params": ps, "learning_rate": f, "weight_decay": d} for (f, d), ps in groups.items()]
+
+
+def check_rates(
+    lr: float, momentum: float = 0.0, betas: tuple[float, float] = (0.0, 0.0), epsilon: float = 1.0
+) -> None:
+    at_least(0, lr=lr)
+    within(0, 1, below=True, momentum=momentum, betas=betas)
+    require(0 < epsilon < math.inf, "epsilon", f"must be above 0, got {epsilon}")
 
 
 def SGD(
@@ -90,9 +108,10 @@ def SGD(
     weight_decay: float = 0.0,
     lr_mult: Mapping[str, float] | None = None,
     no_decay: Sequence[str] = (),
-    layer_decay: Mapping[str, Any] | None = None,
+    layer_decay: LayerDecay | None = None,
 ) -> paddle.optimizer.Optimizer:
     """Plain gradient descent, L2 decay added to the gradient."""
+    check_rates(lr=lr)
     groups = parameter_groups(parameters, weight_decay, lr_mult, no_decay, layer_decay)
     return paddle.optimizer.SGD(learning_rate=lr, parameters=groups)
 
@@ -106,9 +125,10 @@ def Momentum(
     weight_decay: float = 0.0,
     lr_mult: Mapping[str, float] | None = None,
     no_decay: Sequence[str] = (),
-    layer_decay: Mapping[str, Any] | None = None,
+    layer_decay: LayerDecay | None = None,
 ) -> paddle.optimizer.Optimizer:
     """Gradient descent with momentum, L2 decay added to the gradient: what most papers call SGD."""
+    check_rates(lr=lr, momentum=momentum)
     groups = parameter_groups(parameters, weight_decay, lr_mult, no_decay, layer_decay)
     return paddle.optimizer.Momentum(learning_rate=lr, momentum=momentum, parameters=groups, use_nesterov=nesterov)
 
@@ -122,9 +142,10 @@ def Adam(
     weight_decay: float = 0.0,
     lr_mult: Mapping[str, float] | None = None,
     no_decay: Sequence[str] = (),
-    layer_decay: Mapping[str, Any] | None = None,
+    layer_decay: LayerDecay | None = None,
 ) -> paddle.optimizer.Optimizer:
     """Adam, L2 decay added to the gradient."""
+    check_rates(lr=lr, betas=betas, epsilon=epsilon)
     groups = parameter_groups(parameters, weight_decay, lr_mult, no_decay, layer_decay)
     return paddle.optimizer.Adam(learning_rate=lr, beta1=betas[0], beta2=betas[1], epsilon=epsilon, parameters=groups)
 
@@ -138,9 +159,10 @@ def AdamW(
     weight_decay: float = 0.01,
     lr_mult: Mapping[str, float] | None = None,
     no_decay: Sequence[str] = (),
-    layer_decay: Mapping[str, Any] | None = None,
+    layer_decay: LayerDecay | None = None,
 ) -> paddle.optimizer.Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101)."""
+    check_rates(lr=lr, betas=betas, epsilon=epsilon)
     groups = parameter_groups(parameters, weight_decay, lr_mult, no_decay, layer_decay)
     return paddle.optimizer.AdamW(learning_rate=lr, beta1=betas[0], beta2=betas[1], epsilon=epsilon, parameters=groups)
 
@@ -162,25 +184,35 @@ def load_optimizer_state(
     optimizer: paddle.optimizer.Optimizer,
     state: Mapping[str, np.ndarray],
     source: str = "optimizer state",
+    own: Parameters | None = None,
 ) -> None:
     """Put a state of `optimizer_state` back.
+
+    Args:
+        parameters: all that the state may speak of.
+        optimizer: gets the values.
+        state: accumulators of all parameters.
+        source: of the state, for messages.
+        own: the parameters this optimizer keeps a state of, when it is divided over processes; None: all.
 
     Raises:
         UserError: the state belongs to other parameters or another optimizer.
     """
     if not state:  # plain SGD keeps nothing; neither does a run saved before its first step
         return
-    optimizer._create_accumulators(paddle.static.default_main_program().global_block(), list(parameters.values()))
+    own = parameters if own is None else own
+    optimizer._create_accumulators(paddle.static.default_main_program().global_block(), list(own.values()))
+    kept = {entry: value for entry, value in state.items() if entry.rsplit("|", 1)[0] not in parameters.keys() - own}
     masters = getattr(optimizer, "_master_weights", None) or {}
-    for entry, value in state.items():
+    for entry, value in kept.items():
         key, accumulator = entry.rsplit("|", 1)
         table = masters if accumulator == "master_weight" else optimizer._accumulators.get(accumulator, {})
-        slot = table.get(parameters[key].name) if key in parameters else None
+        slot = table.get(own[key].name) if key in own else None
         if slot is None or tuple(slot.shape) != tuple(value.shape):
             raise UserError(
                 f"{source}: '{entry}' does not fit this recipe's optimizer; the checkpoint was made by another recipe"
             )
         slot.set_value(value)
     expected = sum(len(tensors) for tensors in optimizer._accumulators.values()) + len(masters)
-    if expected != len(state):
-        raise UserError(f"{source}: holds {len(state)} accumulators, this recipe's optimizer has {expected}")
+    if expected != len(kept):
+        raise UserError(f"{source}: holds {len(kept)} accumulators, this recipe's optimizer has {expected}")

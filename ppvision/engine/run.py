@@ -6,6 +6,7 @@ Nothing here knows a system by name: model, method, data, optimizer and metrics 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import platform
 import signal
@@ -19,15 +20,17 @@ import paddle
 from paddle import Tensor, nn
 
 import ppvision
-from ppvision.config import Component, Config, build, check, load, parse_profiler, resolve
+from ppvision.config import Component, Config, build, check, load, optimizer_spec, parse_profiler, resolve
 from ppvision.data.device import to_device
 from ppvision.engine import checkpoint, distributed
+from ppvision.engine.continuity import check_continuity
 from ppvision.engine.evaluator import Evaluator
-from ppvision.engine.log import RunLog, truncate
+from ppvision.engine.log import RunLog, stamped, truncate
 from ppvision.engine.profiler import StepProfiler
 from ppvision.engine.schedule import Schedule
 from ppvision.engine.trainer import Trainer
 from ppvision.errors import RunError, UserError
+from ppvision.methods.base import Method
 from ppvision.models import weights as weight_files
 from ppvision.models import zoo
 
@@ -50,7 +53,10 @@ def train(config: str | Path | Config, overrides: Sequence[str] = ()) -> dict[st
 
 
 def evaluate(
-    config: str | Path | Config, overrides: Sequence[str] = (), weights: str | None = None
+    config: str | Path | Config,
+    overrides: Sequence[str] = (),
+    weights: str | None = None,
+    output: str | Path | None = None,
 ) -> dict[str, float]:
     """Figures of a recipe's model on its validation data.
 
@@ -58,9 +64,10 @@ def evaluate(
         config: recipe.
         overrides: `key=value` strings.
         weights: file or folder; default: `best_model` of the recipe's run folder.
+        output: folder that gets what the metrics write besides their figures: detections, curves, pictures.
 
     Raises:
-        UserError: recipe, data or weights are wrong.
+        UserError: recipe, data or weights are wrong; `output` cannot be written.
     """
     cfg = load(config, overrides)
     set_device(cfg.train.device)
@@ -68,19 +75,32 @@ def evaluate(
     source = weights or str(run_folder(cfg) / "best_model")
     if weights is None and not Path(source).exists():
         raise UserError(f"no weights: {source} does not exist; train first or give --model_path")
-    net, _ = build_model(cfg, starting_weights=False)
-    load_deployables(zoo.deployables(net), source)
-    net.eval()
+    net = load_model(cfg, source)
     evaluator = build_evaluator(cfg, net)
+    if evaluator.wants_losses:
+        evaluator.attach(load_method(cfg, net, source))
     started = time.time()
     figures = evaluator(zoo.deployables(net), progress=distributed.rank() == 0)
     if distributed.rank() == 0:
         images = len(evaluator.loader.dataset)
-        print(f"[EVAL] #Images: {images} " + " ".join(f"{k}: {v:.4f}" for k, v in figures.items()), flush=True)
+        line = f"[EVAL] #Images: {images} " + " ".join(f"{k}: {v:.4f}" for k, v in figures.items())
+        print(stamped(line), flush=True)
         for metric in evaluator.metrics:
             _print_table(metric.table())
         print(f"{images / (time.time() - started):.2f} images/s", flush=True)
+        if output is not None:
+            write_details(evaluator, Path(output))
     return figures
+
+
+def write_details(evaluator: Evaluator, folder: Path) -> None:
+    """What the metrics of a finished evaluation can write; nothing where they have nothing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for metric in evaluator.metrics:
+            metric.write(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from None
 
 
 def set_device(device: str | None) -> str:
@@ -142,6 +162,58 @@ def load_deployables(nets: dict[str, nn.Layer], source: str) -> None:
             weight_files.load_weights(
                 net, {k.removeprefix(f"{name}."): v for k, v in arrays.items() if k.startswith(f"{name}.")}
             )
+
+
+def load_model(cfg: Config, source: str | Path) -> nn.Layer:
+    """The recipe's network in eval mode with the weights of a file or checkpoint folder."""
+    paddle.seed(cfg.train.seed)  # as in training: what `load_method` builds next without weights is the same again
+    net, _ = build_model(cfg, starting_weights=False)
+    load_deployables(zoo.deployables(net), str(source))
+    net.eval()
+    return net
+
+
+def load_method(cfg: Config, net: nn.Layer, source: str | Path) -> Method:
+    """The recipe's method in eval mode around a network that has its weights; the method's own parts are read from
+    `method.pdparams` in the checkpoint that `source` (the folder, or a file in it) belongs to.
+
+    Raises:
+        UserError: there is no such file, it is another recipe's, or a frozen part has other weights than in training.
+    """
+    method = build("method", cfg.method, model=net)
+    method.seed, (method.mean, method.std) = cfg.train.seed, statistics(cfg)
+    method.eval()
+    folder = Path(source) if Path(source).is_dir() else Path(source).parent
+    if (folder / "state.json").is_file():
+        trained_with = json.loads((folder / "state.json").read_text(encoding="utf-8"))["frozen"]
+        for name, found in method.frozen_sources().items():
+            if name in trained_with and trained_with[name]["sha256"] != found["sha256"]:
+                raise UserError(f"{folder}: was trained with another {name} than that of {cfg.path}")
+    networks = {id(t) for layer in method.deployables().values() for t in layer.state_dict().values()}
+    own = {k: t for k, t in method.trained_state().items() if id(t) not in networks}
+    if not own:
+        return method
+    file = folder / "method.pdparams"
+    if not file.is_file():
+        raise UserError(f"{file} is missing: the method '{cfg.method.type}' has trained parts of its own")
+    saved = weight_files.read(file)
+    wrong = [k for k in own if k not in saved or tuple(saved[k].shape) != tuple(own[k].shape)]
+    if wrong:
+        raise UserError(f"{file}: does not fit {cfg.path} ({', '.join(wrong[:5])})")
+    for key, tensor in own.items():
+        tensor.set_value(saved[key])
+    return method
+
+
+def check_best(cfg: Config, evaluator: Evaluator) -> None:
+    """Refuse a rule for the best model that names no figure, or takes the worst for the best."""
+    rule, figures = cfg.eval.best, evaluator.figures()
+    name = rule.get("name") or next(iter(figures))
+    if name not in figures:
+        raise UserError(f"{cfg.where('eval.best.name')}: no figure '{name}' among {', '.join(figures)}")
+    falling = any(metric.smaller_is_better and name in metric.compute() for metric in evaluator.metrics)
+    if falling and rule.get("mode", "max") == "max":
+        raise UserError(f"{cfg.where('eval.best')}: '{name}' is better when it is smaller; set eval.best.mode: min")
 
 
 def build_data(cfg: Config, part: str) -> Any:
@@ -207,6 +279,24 @@ def check_classes(cfg: Config, dataset: Any, net: nn.Layer) -> None:
         )
 
 
+def check_ignored(cfg: Config, dataset: Any, method: Method) -> None:
+    """Refuse labels that mean "ignored" to the data and a class to the loss, or the other way round."""
+    mark, loss = getattr(dataset, "ignore_index", None), getattr(method, "loss", None)
+    if mark is None:
+        return
+    ours = getattr(loss, "ignore_index", mark)
+    if ours != mark:
+        key = "method.loss.ignore_index"
+        raise UserError(f"{cfg.where(key)}: '{key}' is {ours}, but {cfg.data.root} marks what does not count by {mark}")
+    classes = getattr(dataset, "num_classes", 0)
+    for i, transform in enumerate(cfg.data.train.transforms):
+        border, key = transform.kwargs.get("ignore", mark), f"data.train.transforms.{i}.ignore"
+        if classes and border != mark and border >= classes:
+            raise UserError(
+                f"{cfg.where(key)}: '{key}' is {border}: neither {mark} (ignored) nor one of {classes} classes"
+            )
+
+
 class Run:
     """One training run.
 
@@ -250,12 +340,16 @@ class Run:
         net, report = build_model(cfg)
         check_classes(cfg, dataset, net)
         method = build("method", cfg.method, model=net)
+        check_ignored(cfg, dataset, method)
+        if settings.sync_bn:
+            for line in distributed.synchronise_batch_norm(method):
+                self._warn(line)
         if report is not None:
             extra = method.load_training_only(report.training_only)
             more = f"; {len(extra)} of the Method's own" if extra else ""
             if self.rank == 0:
                 print(f"starting weights {cfg.model.weights}: {report}{more}", flush=True)
-        method.mean, method.std = statistics(cfg)
+        method.seed, (method.mean, method.std) = settings.seed, statistics(cfg)
         if settings.to_static:
             to_static(method)
         self.trainer = Trainer(
@@ -269,13 +363,13 @@ class Run:
             ema=settings.ema,
             max_bad_steps=settings.max_bad_steps,
             recompute=settings.recompute,
+            shard_optimizer=settings.shard_optimizer,
             warn=self._warn,
         )
         self.evaluator = build_evaluator(cfg, net) if cfg.eval.enabled else None
         if self.evaluator is not None:
-            named, figures = cfg.eval.best.get("name"), self.evaluator.figures()
-            if named and named not in figures:
-                raise UserError(f"{cfg.where('eval.best.name')}: no figure '{named}' among {', '.join(figures)}")
+            self.evaluator.attach(method)
+            check_best(cfg, self.evaluator)
         self.best: dict[str, Any] | None = None
         self.evals_without_gain = 0
         self.pending: list[dict[str, float]] = []  # terms since the last log line
@@ -370,15 +464,17 @@ class Run:
     def _make_group(self, name: str, parameters: dict[str, Tensor]) -> tuple[paddle.optimizer.Optimizer, Schedule]:
         cfg = self.cfg
         groups = {phase.optimizer for phase in resolve("method", cfg.method.type).phases}
-        common = {k: v for k, v in cfg.optimizer.items() if k not in groups}
-        spec = Component({**common, **(cfg.optimizer.get(name) or {})}, "optimizer", cfg.where)
+        spec = optimizer_spec(cfg, name, groups)
         optimizer = build("optimizer", spec, parameters=parameters)
         return optimizer, build("schedule", cfg.schedule, lr=float(spec["lr"]), total=self.total)
 
     def _find_checkpoint(self) -> checkpoint.Checkpoint | None:
         settings = self.cfg.train
         if settings.resume:
-            return checkpoint.find(settings.resume, self.folder, lambda line: print(f"warning: {line}", flush=True))
+            found = checkpoint.find(settings.resume, self.folder, self._warn)
+            if found is not None:
+                check_continuity(self.cfg, found.folder, self._warn, (found.state.get("world", self.world), self.world))
+            return found
         records = self.folder / "log.jsonl"
         used = checkpoint.steps(self.folder) or (records.is_file() and records.stat().st_size > 0)
         if used and not settings.save_dir and not settings.overwrite:
@@ -435,6 +531,9 @@ class Run:
         self.best, self.evals_without_gain = saved.state["best"], saved.state["evals_without_gain"]
         self.pending, self.epoch_sum = saved.state["pending"], saved.state["epoch_sum"]
         self.epoch_count = saved.state["epoch_count"]
+        bad = saved.state.get("bad", [])
+        if len(bad) == self.world:  # each process has samples of its own
+            self.loader.bad = dict.fromkeys(bad[self.rank], "bad before this run was continued")
         if saved.state["seed"] != self.cfg.train.seed:
             raise UserError(
                 f"{saved.folder}: was trained with seed {saved.state['seed']}, the recipe says {self.cfg.train.seed}"
@@ -442,9 +541,14 @@ class Run:
 
     def _save(self, step: int) -> None:
         self.trainer.average_buffers()
+        shared = self.rank == 0 or self.cfg.train.shard_optimizer
+        optimizers = self.trainer.optimizer_arrays() if shared else {}
+        bad = [part["bad"].tolist() for part in distributed.gather({"bad": np.array([*self.loader.bad], np.int64)})]
         if self.rank == 0:
             state = {
                 "trainer": self.trainer.state(),
+                "world": self.world,
+                "bad": bad,
                 "step": step,
                 "epoch": step / self.updates_per_epoch,
                 "batch": step * self.cfg.train.accumulate,
@@ -457,7 +561,7 @@ class Run:
                 "frozen": self.trainer.method.frozen_sources(),
                 "versions": versions(),
             }
-            files = self.trainer.files()
+            files = self.trainer.files(optimizers)
             best = self.best["step"] if self.best else None
             texts = {"config.yml": self._plain_recipe()}
             checkpoint.save(self.folder, step, files, state, keep=self.cfg.train.keep, best_step=best, texts=texts)
@@ -468,6 +572,9 @@ class Run:
         with self.trainer.evaluating() as nets:
             stop = (lambda: self.trainer.stop_wanted) if self.world == 1 else None
             figures = self.evaluator(nets, stop=stop)
+            if figures and self.rank == 0:
+                self.log.pictures(step, self.trainer.method.pictures(self.evaluator.first))
+            self.evaluator.first = None
         if not figures:
             self.trainer.stop_requested = True  # a signal came while evaluating: saving comes first
             return {}
@@ -525,6 +632,12 @@ class Run:
         self.log.info(f"config {self.cfg.path}, resolved in {self.folder / 'config.yml'}", screen=True)
         for line in self.cfg.to_yaml().splitlines():
             self.log.info(f"  {line}", screen=False)
+        warmup = max(group.schedule.warmup_iters for group in self.trainer.groups.values())
+        if warmup >= self.total:
+            self._warn(
+                f"{self.cfg.where('schedule.warmup_iters')}: schedule.warmup_iters {warmup} is not shorter than the "
+                f"run ({self.total} updates), whose rate never reaches optimizer.lr"
+            )
         count = sum(int(np.prod(p.shape)) for g in self.trainer.groups.values() for p in g.parameters.values())
         start = f", continuing at iter {self.trainer.step}" if self.trainer.step else ""
         self.log.info(

@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ppvision.errors import UserError
+from ppvision.errors import at_least, require
 
 
-def _rate(name: str, value: float) -> float:
-    if value < 0:
-        raise UserError(f"schedule.{name} must be at least 0, got {value}")
+def _rate(name: str, value: float, lr: float) -> float:
+    require(0 <= value <= lr, name, f"must lie between 0 and optimizer.lr ({lr:g}), got {value}")
     return value
 
 
@@ -30,13 +29,10 @@ class Schedule:
     """
 
     def __init__(self, lr: float, total: int, *, warmup_iters: int = 0, warmup_start_lr: float = 0.0):
-        if lr < 0 or total < 1 or warmup_iters < 0:
-            raise UserError(
-                f"schedule: needs lr >= 0, at least one step and warmup_iters >= 0, "
-                f"got lr {lr}, {total} steps, warmup_iters {warmup_iters}"
-            )
+        at_least(0, lr=lr, warmup_iters=warmup_iters)
+        at_least(1, total=total)
         self.lr, self.total, self.warmup_iters = lr, total, warmup_iters
-        self.warmup_start_lr = _rate("warmup_start_lr", warmup_start_lr)
+        self.warmup_start_lr = _rate("warmup_start_lr", warmup_start_lr, lr)
 
     def __call__(self, step: int) -> float:
         """Rate of update number `step` (from 0)."""
@@ -68,7 +64,8 @@ class Poly(Schedule):
         warmup_start_lr: float = 0.0,
     ):
         super().__init__(lr, total, warmup_iters=warmup_iters, warmup_start_lr=warmup_start_lr)
-        self.power, self.end_lr = power, _rate("end_lr", end_lr)
+        at_least(0, power=power)
+        self.power, self.end_lr = power, _rate("end_lr", end_lr, lr)
 
     def decay(self, t: float) -> float:
         return (self.lr - self.end_lr) * (1 - t) ** self.power + self.end_lr
@@ -81,7 +78,7 @@ class Cosine(Schedule):
         self, lr: float, total: int, *, end_lr: float = 0.0, warmup_iters: int = 0, warmup_start_lr: float = 0.0
     ):
         super().__init__(lr, total, warmup_iters=warmup_iters, warmup_start_lr=warmup_start_lr)
-        self.end_lr = _rate("end_lr", end_lr)
+        self.end_lr = _rate("end_lr", end_lr, lr)
 
     def decay(self, t: float) -> float:
         return self.end_lr + (self.lr - self.end_lr) * 0.5 * (1 + math.cos(math.pi * t))
@@ -101,9 +98,11 @@ class Step(Schedule):
         warmup_start_lr: float = 0.0,
     ):
         super().__init__(lr, total, warmup_iters=warmup_iters, warmup_start_lr=warmup_start_lr)
-        if not milestones or list(milestones) != sorted(milestones):
-            raise UserError(f"schedule.milestones: needs ascending steps, got {list(milestones)}")
         shares = all(0 < m < 1 for m in milestones)
+        fine = bool(milestones) and list(milestones) == sorted(set(milestones))
+        fine = fine and (shares or all(1 <= m < math.inf for m in milestones))
+        require(fine, "milestones", f"needs ascending steps, or shares of the run below 1, got {list(milestones)}")
+        require(0 < gamma <= 1, "gamma", f"must be above 0 and at most 1, got {gamma}")
         self.milestones, self.gamma = [m * total if shares else m for m in milestones], gamma
 
     def __call__(self, step: int) -> float:

@@ -22,6 +22,7 @@ from ppvision.engine import distributed
 from ppvision.engine.ema import Average
 from ppvision.engine.optimizer import load_optimizer_state, optimizer_state, trainable
 from ppvision.engine.schedule import Schedule
+from ppvision.engine.sharding import Sharded
 from ppvision.errors import RunError, UserError
 from ppvision.methods.base import Method, Phase
 
@@ -33,6 +34,19 @@ class Group:
     parameters: dict[str, Tensor]
     optimizer: paddle.optimizer.Optimizer
     schedule: Schedule
+    sharded: Sharded | None = None
+
+    @property
+    def stepped(self) -> dict[str, Tensor]:
+        """The parameters whose optimizer state is on this rank."""
+        return self.parameters if self.sharded is None else self.sharded.own
+
+    def update(self) -> None:
+        """Step every parameter that has a gradient."""
+        if self.sharded is None:
+            self.optimizer.step()
+        else:
+            self.sharded.step(self.optimizer)
 
 
 @dataclass
@@ -81,6 +95,7 @@ class Trainer:
         ema: decay of the average of the deployables, or none.
         max_bad_steps: consecutive skipped updates after which the run stops.
         recompute: drop activations inside the blocks the deployables name and compute them again in backward.
+        shard_optimizer: divide the optimizer state over the ranks (see `engine.sharding`).
         warn: called with one line worth telling.
     """
 
@@ -97,6 +112,7 @@ class Trainer:
         ema: float | None = None,
         max_bad_steps: int = 10,
         recompute: bool = False,
+        shard_optimizer: bool = False,
         warn: Callable[[str], None] = print,
     ):
         self.method, self.seed, self.amp, self.amp_dtype = method, seed, amp, amp_dtype
@@ -115,6 +131,8 @@ class Trainer:
             if not parameters:
                 raise UserError(f"optimizer '{name}' has nothing to train")
             self.groups[name] = Group(parameters, *make_group(name, parameters))
+            if shard_optimizer and distributed.world_size() > 1:
+                self.groups[name].sharded = Sharded(parameters)
         for phase in method.phases:
             if phase.optimizer not in self.groups:
                 raise UserError(
@@ -205,8 +223,17 @@ class Trainer:
             "ema_updates": self.average.updates if self.average else 0,
         }
 
-    def files(self) -> dict[str, dict[str, Any]]:
-        """File name -> tensors of a checkpoint."""
+    def optimizer_arrays(self) -> dict[str, np.ndarray]:
+        """Content of `optimizer.pdopt`. With a sharded optimizer every rank must call it: each has a part."""
+        arrays = {
+            f"{name}|{key}": value
+            for name, group in self.groups.items()
+            for key, value in optimizer_state(group.stepped, group.optimizer).items()
+        }
+        return distributed.join_arrays(arrays) if any(g.sharded for g in self.groups.values()) else arrays
+
+    def files(self, optimizers: Mapping[str, np.ndarray] | None = None) -> dict[str, dict[str, Any]]:
+        """File name -> tensors of a checkpoint; `optimizers` is what `optimizer_arrays` gave, if it was called."""
         nets = self.method.deployables()
         with self.average.applied() if self.average is not None else contextlib.nullcontext():
             deployed = {
@@ -214,15 +241,10 @@ class Trainer:
                 for name, net in nets.items()
                 for key, tensor in net.state_dict().items()
             }
-        optimizers = {
-            f"{name}|{key}": value
-            for name, group in self.groups.items()
-            for key, value in optimizer_state(group.parameters, group.optimizer).items()
-        }
         files = {
             "model.pdparams": deployed,
             "method.pdparams": self.method.trained_state(),
-            "optimizer.pdopt": optimizers,
+            "optimizer.pdopt": dict(self.optimizer_arrays() if optimizers is None else optimizers),
         }
         if self.average is not None:
             files["ema.pdparams"] = self.average.state()
@@ -254,7 +276,7 @@ class Trainer:
         optimizers = arrays("optimizer.pdopt")
         for name, group in self.groups.items():
             own_state = {k.removeprefix(f"{name}|"): v for k, v in optimizers.items() if k.startswith(f"{name}|")}
-            load_optimizer_state(group.parameters, group.optimizer, own_state, source)
+            load_optimizer_state(group.parameters, group.optimizer, own_state, source, own=group.stepped)
         if self.average is not None:
             if state["ema_updates"]:
                 self.average.load(arrays("ema.pdparams"), state["ema_updates"])
@@ -306,7 +328,7 @@ class Trainer:
                 if factor != 1.0:
                     for gradient in gradients:
                         gradient.set_value(gradient * factor)
-                group.optimizer.step()
+                group.update()
             self.scaler.after(overflow, self.amp != "O0" and self.amp_dtype == "float16")
             if overflow:
                 group.optimizer.clear_grad(set_to_zero=False)
@@ -411,7 +433,7 @@ def enable_recompute(method: Method) -> bool:
         if not blocks:
             raise UserError(f"train.recompute: {type(net).__name__} names no blocks to recompute; set it to false")
         for name in blocks:
-            block = _sublayer(net, name)
+            block = sublayer(net, name)
             block.forward = _recomputing(block, block.forward, recompute)
     return True
 
@@ -436,7 +458,8 @@ def _recomputing(block: Any, forward: Callable[..., Any], recompute: Callable[..
     return call
 
 
-def _sublayer(net: Any, name: str) -> Any:
+def sublayer(net: Any, name: str) -> Any:
+    """The part of a network called "blocks.3.attn"."""
     for part in name.split("."):
         net = getattr(net, part) if not part.isdigit() else net[int(part)]
     return net

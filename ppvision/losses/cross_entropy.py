@@ -13,7 +13,25 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from ppvision.errors import UserError
+from ppvision.errors import UserError, at_least, require, within
+
+
+def fits_images(logits: Any, batch: dict[str, Any]) -> None:
+    """Refuse an output that cannot belong to the labels.
+
+    Raises:
+        UserError: no tensor, or classes per image where labels are per pixel, or the other way round.
+    """
+    if "label" not in batch:
+        raise UserError("method.loss: the data set gives no 'label' to train a classifier with")
+    if not isinstance(logits, Tensor):
+        raise UserError(f"method.loss: the network gives a {type(logits).__name__}, not logits; is it a classifier?")
+    wanted = [logits.shape[0], *logits.shape[2:]]
+    if logits.ndim < 2 or list(batch["label"].shape) != wanted:
+        raise UserError(
+            f"method.loss: the network gives logits {list(logits.shape)}, the labels are {list(batch['label'].shape)}; "
+            "model.type and data.type are of different tasks"
+        )
 
 
 class CrossEntropy(nn.Layer):
@@ -29,12 +47,11 @@ class CrossEntropy(nn.Layer):
         self, ignore_index: int = 255, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None
     ):
         super().__init__()
-        if not 0.0 <= label_smoothing < 1.0:
-            raise UserError(f"cross_entropy: label_smoothing must be in [0, 1), got {label_smoothing}")
-        if class_weights is not None and (not class_weights or min(class_weights) < 0):
-            raise UserError(
-                f"cross_entropy: class_weights needs one factor of at least 0 per class, got {class_weights}"
-            )
+        within(0, 1, below=True, label_smoothing=label_smoothing)
+        at_least(0, class_weights=class_weights)
+        positive = class_weights is None or sum(class_weights) > 0
+        require(positive, "class_weights", f"needs a factor per class, not all of them 0, got {class_weights}")
+        within(-(2**31), 2**31 - 1, ignore_index=ignore_index)
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
 
@@ -49,6 +66,7 @@ class CrossEntropy(nn.Layer):
             logits: [B,K] or [B,K,H,W].
             batch: `label` [B] or [B,H,W], integers; `normaliser["labels"]` where the Trainer supplied it.
         """
+        fits_images(logits, batch)
         label = batch["label"].astype("int64")
         counts = label != self.ignore_index
         logits = logits.astype("float32")

@@ -7,15 +7,32 @@ decoder, never exported.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from paddle import Tensor, nn
 
-from ppvision.config import Component, build
-from ppvision.errors import UserError
+from ppvision.config import Component, Deferred, build
+from ppvision.errors import ArgumentError, UserError, at_least, blame, require
+from ppvision.losses import normaliser_of
 from ppvision.losses.cross_entropy import CrossEntropy
 from ppvision.methods.base import Method
 from ppvision.nn.resize import resize
+
+
+class Level(TypedDict):
+    """What an auxiliary head must say."""
+
+    level: str
+
+
+class Auxiliary(Level, total=False):
+    """What the Method itself reads of an auxiliary head."""
+
+    weight: Annotated[float, 0]
+
+
+CALL = "a loss is called as loss(output, batch) and gives one number"
+HEAD = Deferred("head", given=("num_in", "num_classes"), default="seg_head", own=Auxiliary)
 
 
 class Supervised(Method):
@@ -25,15 +42,15 @@ class Supervised(Method):
         model: the deployable. With `aux` it must offer `features`, `decode`, `feature_channels` and `num_classes`.
         loss: called as `loss(logits, batch)`; the same loss serves the auxiliary heads.
         aux: one mapping per auxiliary head: `level` (a name among the model's features), `weight` (default 0.4),
-            `type` (a head,
-            default `seg_head`) and the head's own arguments.
+            `type` (a head, default `seg_head`) and the head's own arguments.
         output_weights: weights of the outputs of a foreign network that returns a list while training.
 
     Raises:
-        UserError: an auxiliary head asks for a level the network does not have, or the outputs outnumber their weights.
+        UserError: an auxiliary head asks for a level the network does not have, or the loss has another number of
+            class weights than the network has classes.
     """
 
-    components = {"loss": "loss"}
+    components = {"loss": "loss", "aux": HEAD}
 
     def __init__(
         self,
@@ -45,30 +62,42 @@ class Supervised(Method):
         super().__init__()
         self.model = model
         self.loss = loss if loss is not None else CrossEntropy()
+        classes, factors = getattr(model, "num_classes", None), getattr(self.loss, "class_weights", None)
+        if classes and factors is not None:
+            reason = f"needs one number per class: the network has {classes} classes, {len(factors)} are given"
+            require(len(factors) == classes, "loss.class_weights", reason)
+        at_least(0, output_weights=output_weights)
+        require(sum(output_weights) > 0, "output_weights", f"needs a number above 0, got {list(output_weights)}")
         self.output_weights = tuple(output_weights)
         self.levels, self.weights, heads = [], [], []
+        channels = getattr(model, "feature_channels", {})
         for i, item in enumerate(aux):
-            spec = {"type": "seg_head", **item}
-            level, weight = spec.pop("level", None), spec.pop("weight", 0.4)
-            channels = getattr(model, "feature_channels", {})
+            part = item if isinstance(item, Component) else HEAD.read(item, f"method.aux.{i}")
+            level = part["level"]
             if level not in channels:
-                raise UserError(
-                    f"method.aux.{i}.level: {type(model).__name__} has no feature '{level}' "
-                    f"(it has: {', '.join(channels) or 'none'})"
-                )
-            heads.append(
-                build("head", Component(spec, f"method.aux.{i}"), num_in=channels[level], num_classes=model.num_classes)
-            )
+                reason = f"cannot be read: {type(model).__name__} has no feature '{level}'"
+                raise ArgumentError(f"aux.{i}.level", f"{reason} (it has: {', '.join(channels) or 'none'})")
+            heads.append(build("head", part, num_in=channels[level], num_classes=model.num_classes))
             self.levels.append(level)
-            self.weights.append(float(weight))
+            self.weights.append(float(part.get("weight", 0.4)))
         self.aux = nn.LayerList(heads)
 
     def normaliser(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return self.loss.normaliser(batch)
+        with blame(self.loss, "method.loss", CALL):
+            return normaliser_of(self.loss, batch)
+
+    def judged(self, output: Tensor, batch: dict[str, Any]) -> Tensor:
+        """The loss of an output."""
+        with blame(self.loss, "method.loss", CALL):
+            value = self.loss(output, batch)
+        if not isinstance(value, Tensor) or value.size != 1:
+            raise UserError(f"method.loss: {type(self.loss).__name__} gives no single number; {CALL}")
+        return value.reshape([])
 
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         if not self.levels:
-            outputs = self.model(batch["image"])
+            with blame(self.model, "model", "it is called with float32 images [B,3,H,W]"):
+                outputs = self.model(batch["image"])
             outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
             if len(outputs) > len(self.output_weights):
                 raise UserError(
@@ -76,12 +105,12 @@ class Supervised(Method):
                     f"{len(self.output_weights)} weights are given"
                 )
             names = ["main", *(f"aux{i}" for i in range(len(outputs) - 1))]
-            return {n: w * self.loss(o, batch) for n, w, o in zip(names, self.output_weights, outputs, strict=False)}
+            return {n: w * self.judged(o, batch) for n, w, o in zip(names, self.output_weights, outputs, strict=False)}
         size = batch["image"].shape[2:]
         maps = self.model.features(
             batch["image"]
         )  # once: a second forward would cost time and move batch-norm statistics twice
-        terms = {"main": self.loss(self.model.decode(maps, size), batch)}
+        terms = {"main": self.judged(self.model.decode(maps, size), batch)}
         for i, (level, weight, head) in enumerate(zip(self.levels, self.weights, self.aux, strict=True)):
-            terms[f"aux{i}"] = weight * self.loss(resize(head(maps[level]), size), batch)
+            terms[f"aux{i}"] = weight * self.judged(resize(head(maps[level]), size), batch)
         return terms

@@ -246,7 +246,7 @@ class TestData:
             (["check"], "data check takes -c CONFIG, or --format F --root DIR"),
             (["check", "--format", "coco"], "data check: --root is missing"),
             (["check", "-c", "x.yml", "--root", "d"], "data check -c: change the recipe instead, -o data.root=DIR"),
-            (["chekc"], "data: unknown action 'chekc'; did you mean 'check'? (fetch or check)"),
+            (["chekc"], "data: unknown action 'chekc'; did you mean 'check'? (fetch, make or check)"),
             (["check", "--format", "seg_list", "--root", "nowhere"], "data root 'nowhere' is not a folder"),
             (["fetch", "baer"], "no sample data 'baer'; did you mean 'bear'?"),
         ],
@@ -276,7 +276,7 @@ class TestRecipeVerbs:
 
         seen = []
 
-        def evaluate(cfg: object, weights: str | None) -> dict:
+        def evaluate(cfg: object, weights: str | None, output: str | None) -> dict:
             seen.append(weights)
             return {"mIoU": 0.5}
 
@@ -328,11 +328,13 @@ class TestRecipeVerbs:
         Path("a.png").touch()
         monkeypatch.setattr(ppvision.predict, "run", run, raising=False)
         extra = ["--flip", "--custom_color", "0", "0", "0", "255", "0", "0", "--visualize", "false", "--batch_size=3"]
+        extra += ["--save_threshold", "0.2", "--draw_threshold=0.4"]
         assert main(["predict", "-c", "x.yml", *argv, *extra]) == 0
         ((given, options),) = seen
         assert given == (image, folder)
         assert options["palette"] == [[0, 0, 0], [255, 0, 0]] and options["overlay"] is False
         assert options["flip"] is True and options["scales"] == [1.0] and options["batch_size"] == 3
+        assert (options["threshold"], options["draw_threshold"]) == (0.2, 0.4) and "save_threshold" not in options
 
 
 class TestBenchmark:
@@ -344,9 +346,21 @@ class TestBenchmark:
         assert "rtformer_debug, batch 2 x 64 x 96 x 3, cpu, 2 repetitions" in capsys.readouterr().out
         assert not Path("output").exists()
 
+    def test_memory_is_planned_without_data(self, capsys):
+        argv = ["benchmark", "-c", "x.yml", "--memory", "64", "96", "-o", "data.root=nowhere", "--json", "m.json"]
+        assert main(argv) == 0
+        gib = json.loads(Path("m.json").read_text())["gib"]
+        assert gib["total"] == pytest.approx(sum(v for k, v in gib.items() if k != "total")) and gib["activations"] > 0
+        assert f"{'total':12}{gib['total']:12.3f}" in capsys.readouterr().out
+        assert main([*argv, "--batch_size", "8"]) == 0
+        more = json.loads(Path("m.json").read_text())["gib"]
+        assert more["activations"] == pytest.approx(4 * gib["activations"]) and more["weights"] == gib["weights"]
+
     def test_usage(self, capsys):
         assert main(["benchmark", "-c", "x.yml", "--steps", "0"]) == 2
         assert "--steps must be at least 1" in capsys.readouterr().err
+        assert main(["benchmark", "-c", "x.yml", "--memory", "64"]) == 2
+        assert "--memory takes height and width" in capsys.readouterr().err
 
 
 class TestWholeRun:

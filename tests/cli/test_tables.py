@@ -157,6 +157,9 @@ ROWS: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
     (("export",), "--save_name net", {"export.save_name": "net"}),
     (("export",), "--for_fd", {"export.save_name": "inference"}),
     (("export",), "--formats paddle", {"export.formats": ["paddle"]}),
+    (("export",), "--save_file out/net.onnx --opset_version=17", {"export.save_name": "net"}),
+    (("export",), "--model_filename=net.json --params_filename=net.pdiparams", {"export.save_name": "net"}),
+    (("export",), "--enable_onnx_checker=True", {}),
 ]
 CASES = [(verb, line, expected) for verbs, line, expected in ROWS for verb in verbs]
 
@@ -226,7 +229,9 @@ REFUSED: list[tuple[tuple[str, ...], str, str]] = [
     (("train",), "-o Global.foo=1", "-o Global.foo=1: unknown key 'Global'"),
     (("train",), "--itres 5", "train: unknown flag '--itres'; did you mean '--iters'?"),
     (BOTH, "--is_slide --image_path x.yml", "a sliding window needs --crop_size W H (and --stride W H)"),
-    (("export",), "--output_op max", "--output_op must be one of argmax, softmax, none, got 'max'"),
+    (("export",), "--output_op max", "--output_op must be one of argmax, softmax, detections, none, got 'max'"),
+    (("export",), "--opset_version 11", "--opset_version 11: export writes opset 17 and no other"),
+    (("export",), "--save_file out/net", "--save_file out/net: --save_file names the ONNX file, <folder>/<name>.onnx"),
     (("export",), "--input_shape 3 3", "--input_shape takes N C H W or C H W, -1 is free; got 3 3"),
     (
         ("export",),

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import sys
 import types
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import pytest
 
-from ppvision.config import Component, build, component, load, resolve
-from ppvision.errors import UserError
+from ppvision.config import Component, Deferred, build, component, load, resolve
+from ppvision.errors import UserError, require
 
 if TYPE_CHECKING:
     from nowhere import Layer
+
+
+class Level(TypedDict):
+    level: str
+
+
+class Own(Level, total=False):
+    share: Annotated[float, 0]
 
 
 class Loss:
@@ -25,7 +33,7 @@ class Loss:
 class Method:
     components = {"loss": "loss", "extra": "loss"}
 
-    def __init__(self, model: Layer, loss: Loss, extra: tuple = (), size: tuple[int, int] = (1, 1), *, name: str = ""):
+    def __init__(self, model: Layer, loss: Loss, extra: Any = (), size: tuple[int, int] = (1, 1), *, name: str = ""):
         self.model, self.loss, self.extra, self.size, self.name = model, loss, extra, size, name
 
 
@@ -58,11 +66,11 @@ def error_of(spec: Component | dict, kind: str = "method", **given: object) -> s
 
 class TestBuild:
     def test_nested_components_are_built_first(self):
-        extra = [{"type": "l", "weights": [1, 2]}, {"no": "component"}]
+        extra = [{"type": "l", "weights": [1, 2]}, {"type": "l"}]
         built = build("method", method(extra=extra, size=[2, 3]), model="net")
         assert isinstance(built, Method) and built.model == "net" and built.size == (2, 3)
         assert isinstance(built.loss, Loss) and built.extra[0].weights == [1.0, 2.0]
-        assert built.extra[1] == {"no": "component"}
+        assert isinstance(built.extra[1], Loss)
 
     def test_a_plain_mapping_is_a_component_too(self):
         assert build("loss", {"type": "l", "scale": 2}).scale == 2.0
@@ -97,6 +105,13 @@ class TestBuild:
         ({"loss": {"type": "k"}}, "config: no loss 'k'"),
         ({"loss": {"type": "l", "scael": 1}}, "config: unknown key 'method.loss.scael'; did you mean 'scale'?"),
         ({"extra": [{"type": "l", "scale": "x"}]}, "config: 'method.extra.0.scale' must be a number, got the text 'x'"),
+        ({"extra": [{"scale": 1}]}, "config: 'method.extra.0.type' is missing"),
+        ({"extra": ["l"]}, "config: 'method.extra.0' must be a mapping with 'type', got the text 'l'"),
+        ({"loss": {"scale": 1}}, "config: 'method.loss.type' is missing"),
+        ({"loss": "l"}, "config: 'method.loss' must be a mapping with 'type', got the text 'l'"),
+        ({"loss": 3}, "config: 'method.loss' must be a mapping with 'type', got 3"),
+        ({"loss": [{"type": "l"}]}, "config: 'method.loss' must be a mapping with 'type', got [{'type': 'l'}]"),
+        ({"loss": None}, "config: 'method.loss' must be a mapping with 'type', got null"),
         ({"model": 3}, "config: unknown key 'method.model'"),
         ({"type": "supervised"}, "config: no method 'supervised'"),
     ],
@@ -126,6 +141,105 @@ def test_a_wrong_dotted_path(name, message):
 
 def test_a_component_without_type():
     assert error_of({"scale": 1}, "loss") == "loss: 'loss.type' is missing"
+
+
+def test_a_key_that_is_no_word():
+    assert error_of({"type": "open", "first": 1, 3: 4}, "loss") == "loss.3: unknown key 'loss.3'"
+
+
+class Failing:
+    def __init__(self, size: int = 3):
+        raise {3: KeyError("size"), 4: TypeError("no\nsize"), 5: RuntimeError(), 6: UserError("mine")}[size]
+
+    def forward(self): ...
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        (3, "l.py:2: stand_in.Failing(size=3): KeyError: 'size'"),
+        (4, "l.py:2: stand_in.Failing(size=4): TypeError: no size"),
+        (5, "l.py:2: stand_in.Failing(size=5): RuntimeError"),
+        (6, "l.py:2: mine"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["model", "loss"])
+def test_a_constructor_of_another_package_may_raise_anything(kind, size, reason):
+    sys.modules["stand_in"].Failing = Failing
+    spec = Component({"type": "stand_in.Failing", "size": size}, kind, lambda path: "l.py:2")
+    assert error_of(spec, kind) == reason
+
+
+def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setitem(sys.modules["stand_in"].LOSSES, "failing", "stand_in:Failing")
+    sys.modules["stand_in"].Failing = Failing
+    with pytest.raises(KeyError):
+        build("loss", {"type": "failing", "size": 3})
+
+
+class Checked:
+    def __init__(self, width: int = 3, inner: str = ""):
+        require(not inner, inner, "must be even, got 3")
+
+    def forward(self): ...
+
+
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        ("width", "place of loss.width: 'loss.width' must be even, got 3"),
+        ("width.0", "place of loss.width.0: 'loss.width.0' must be even, got 3"),
+        ("depth", "place of loss: stand_in.Checked: 'depth' must be even, got 3"),  # of something built inside
+    ],
+)
+def test_a_wrong_argument_is_named_by_its_key(inner, message):
+    sys.modules["stand_in"].Checked = Checked
+    spec = Component({"type": "stand_in.Checked", "inner": inner}, "loss", lambda path: f"place of {path}")
+    assert error_of(spec, "loss") == message
+
+
+class Heads:
+    components = {"heads": Deferred("loss", given=("scale",), default="l", own=Own)}
+
+    def __init__(self, heads: list = ()):
+        self.heads = heads
+
+
+class TestAPartThatIsBuiltByItsOwner:
+    @pytest.fixture(autouse=True)
+    def table(self, monkeypatch):
+        sys.modules["stand_in"].Heads = Heads
+        monkeypatch.setitem(sys.modules["stand_in"].METHODS, "heads", "stand_in:Heads")
+
+    def spec(self, *heads):
+        return Component({"type": "heads", "heads": list(heads)}, "method", lambda path: "x.yml:2")
+
+    def test_is_handed_over_with_its_place(self):
+        (head,) = build("method", self.spec({"level": "c3", "share": 1, "weights": [1]})).heads
+        assert head["level"] == "c3" and head["share"] == 1.0 and head.type == "l" and head.path == "method.heads.0"
+        assert build("loss", head, scale=2.0).scale == 2.0 and head.kwargs == {"weights": [1]}
+
+    @pytest.mark.parametrize("make", [True, False])
+    @pytest.mark.parametrize(
+        ("head", "message"),
+        [
+            ({}, "x.yml:2: 'method.heads.0.level' is missing"),
+            ({"level": 3}, "x.yml:2: 'method.heads.0.level' must be text, got 3"),
+            ({"level": "a", "share": -1}, "x.yml:2: 'method.heads.0.share' must be a number >= 0, got -1"),
+            ({"level": "a", "scale": 1.0}, "x.yml:2: unknown key 'method.heads.0.scale'"),
+            ({"level": "a", "weigths": 1}, "x.yml:2: unknown key 'method.heads.0.weigths'; did you mean 'weights'?"),
+            ({"level": "a", "type": "k"}, "x.yml:2: no loss 'k'"),
+            ("a", "x.yml:2: 'method.heads.0' must be a mapping with 'type', got the text 'a'"),
+        ],
+    )
+    def test_is_checked_before(self, head, message, make):
+        with pytest.raises(UserError) as caught:
+            component.arguments("method", self.spec(head), (), make=make)
+        assert str(caught.value) == message
+
+    def test_is_a_list_where_the_argument_is_one(self):
+        spec = Component({"type": "heads", "heads": {"level": "a"}}, "method")
+        assert error_of(spec) == "method.heads: 'method.heads' must be a list of mappings, got {'level': 'a'}"
 
 
 def test_components_are_mappings():

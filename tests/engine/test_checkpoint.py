@@ -143,3 +143,33 @@ def test_twenty_kills_while_writing_lose_nothing(tmp_path):
             command = [sys.executable, "-c", WRITER, str(tmp_path / "0"), str(last + 1)]
             pending.append(subprocess.Popen(command, stdout=subprocess.PIPE, env=env))
     assert last > 20
+
+
+def test_everything_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """A power cut keeps the order of what was flushed, not of what was written."""
+    events, names = [], {}
+    opened, flushed, renamed = os.open, os.fsync, os.replace
+
+    def note_open(path, *args, **kwargs):
+        descriptor = opened(path, *args, **kwargs)
+        names[descriptor] = Path(path).name
+        return descriptor
+
+    def note_flush(descriptor):
+        events.append(("flushed", names.get(descriptor)))
+        flushed(descriptor)
+
+    def note_rename(source, target):
+        events.append(("renamed", Path(target).name))
+        renamed(source, target)
+
+    monkeypatch.setattr(os, "open", note_open)
+    monkeypatch.setattr(os, "fsync", note_flush)
+    monkeypatch.setattr(os, "replace", note_rename)
+    save(tmp_path, 5, best=5)
+    at = events.index(("renamed", "iter_5"))
+    before = {name for what, name in events[:at] if what == "flushed"}
+    assert {"model.pdparams", "state.json", "SHA256SUMS", ".writing_iter_5"} <= before
+    after = events[at + 1 :]
+    assert after.index(("flushed", tmp_path.name)) < after.index(("renamed", "best_model"))
+    assert ("renamed", "latest") in after

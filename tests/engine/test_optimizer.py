@@ -16,7 +16,7 @@ from ppvision.engine.optimizer import (
     parameter_groups,
     trainable,
 )
-from ppvision.errors import UserError
+from ppvision.errors import ArgumentError, UserError
 
 FUNCTIONS = {"sgd": SGD, "momentum": Momentum, "adam": Adam, "adamw": AdamW}
 
@@ -113,3 +113,24 @@ def test_a_state_of_another_optimizer_is_refused():
     fewer = {k: v for k, v in state.items() if not k.startswith("2.")}
     with pytest.raises(UserError, match="accumulators"):
         load_optimizer_state(trainable(layer), Adam(trainable(layer), lr=0.1), fewer, "iter_5")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "key"),
+    [
+        ("sgd", {"lr": -1.0}, "lr"),
+        ("sgd", {"lr": float("nan")}, "lr"),
+        ("momentum", {"momentum": 1.0}, "momentum"),
+        ("adam", {"betas": (0.9, 1.0)}, "betas"),
+        ("adamw", {"betas": (-0.1, 0.9)}, "betas"),
+        ("adamw", {"epsilon": 0.0}, "epsilon"),
+        ("adamw", {"weight_decay": -0.1}, "weight_decay"),
+        ("adamw", {"lr_mult": {"0.*": -1.0}}, "lr_mult"),
+        ("adamw", {"lr_mult": {"0.*": float("inf")}}, "lr_mult"),
+        ("adamw", {"layer_decay": {"rate": 1.5, "layers": ["0.*"]}}, "layer_decay.rate"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_named(name, options, key):
+    with pytest.raises(ArgumentError) as caught:
+        FUNCTIONS[name](trainable(net()), **{"lr": 0.1, **options})
+    assert caught.value.key == key

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -164,7 +165,35 @@ def test_an_explicit_folder_is_replaced(tmp_path):
         ({"data": {"root": "nowhere"}}, "nowhere"),
         ({"model": {"type": "rtformer_debug", "num_classes": 5}}, "num_classes is 5, but .* has 3 classes"),
         ({"model": {"type": "rtformer_debog"}}, "did you mean 'rtformer_debug'"),
-        ({"method": {"aux": [{"level": "c9"}]}}, "has no feature 'c9'"),
+        ({"method": {"aux": [{"level": "c9", "channels": 8}]}}, "recipe.yml:.*'method.aux.0.level'.*no feature 'c9'"),
+        ({"method": {"aux": [{"level": ["c3"], "channels": 8}]}}, "recipe.yml:.*'method.aux.0.level' must be text"),
+        (
+            {"method": {"aux": [{"level": "c3", "channels": 8, "weight": float("nan")}]}},
+            "'method.aux.0.weight' must be",
+        ),
+        ({"method": {"aux": [{"level": "c3", "channels": 8, "weight": -1}]}}, "'method.aux.0.weight' must be a number"),
+        ({"method": {"aux": [{"channels": 8}]}}, "recipe.yml:.*'method.aux.0.level' is missing"),
+        ({"method": {"aux": {"level": "c3", "channels": 8}}}, "'method.aux' must be a list of mappings"),
+        ({"method": {"loss": "cross_entropy"}}, "'method.loss' must be a mapping with 'type'"),
+        (
+            {"method": {"loss": {"type": "cross_entropy", "class_weights": [1.0, 2.0]}}},
+            "recipe.yml:.*'method.loss.class_weights' needs one number per class: the network has 3 classes, 2 are",
+        ),
+        (
+            {"method": {"loss": {"type": "cross_entropy", "class_weights": [1.0, -2.0, 1.0]}}},
+            "recipe.yml:.*'method.loss.class_weights' must be at least 0",
+        ),
+        (
+            {"method": {"loss": {"type": "cross_entropy", "ignore_index": 254}}},
+            "ignore_index' is 254.*not count by 255",
+        ),
+        ({"method": {"output_weights": [-1.0]}}, "'method.output_weights' must be at least 0"),
+        ({"model": {"num_classes": 0}}, "recipe.yml:.*'model.num_classes' must be at least 1, got 0"),
+        ({"optimizer": {"weight_decay": -0.1}}, "recipe.yml:.*'optimizer.weight_decay' must be at least 0"),
+        ({"optimizer": {"betas": [0.9, 1.0]}}, "recipe.yml:.*'optimizer.betas' must be at least 0 and below 1"),
+        ({"optimizer": {"model": {"lr": -1.0}}}, "recipe.yml:.*'optimizer.lr' must be at least 0"),
+        ({"schedule": {"power": -1.0}}, "recipe.yml:.*'schedule.power' must be at least 0"),
+        ({"schedule": {"end_lr": 1.0}}, "recipe.yml:.*'schedule.end_lr' must lie between 0 and optimizer.lr"),
         ({"optimizer": {"lr_mult": {"nonsense.*": 2}}}, "matches no parameter"),
         ({"optimizer": {"type": "adamv"}}, "did you mean 'adam"),
         ({"eval": {"metrics": ["mIou"]}}, "did you mean 'mIoU'"),
@@ -253,14 +282,6 @@ def test_two_processes_train_evaluate_and_save_as_one(tmp_path):
     assert done.returncode == 0, "".join(p.read_text()[-3000:] for p in (tmp_path / "log").glob("workerlog.*"))
     saved = checkpoint.newest(tmp_path / "run")
     assert evaluate(path, [], weights=str(saved.folder)) == saved.state["best"]["figures"]
-
-
-def test_profiling_ends_the_run_when_it_is_over(tmp_path, capsys):
-    trace = tmp_path / "trace.json"
-    options = f"batch_range=[2,4];state=CPU;timer_only=False;profile_path={trace}"
-    run = run_of(recipe(tmp_path), tmp_path / "run", f"train.profiler='{options}'", "train.iters=50", "log.interval=1")
-    assert [r["step"] for r in records(run)] == [1, 2, 3] and trace.stat().st_size > 1000
-    assert "ips" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -396,3 +417,164 @@ def test_the_figure_does_not_depend_on_the_batch_size(tmp_path):
     run = run_of(path, tmp_path / "run", "eval.enabled=false")
     figures = [evaluate(path, [f"eval.batch_size={n}"], weights=str(run / "latest")) for n in (1, 2, 3)]
     assert figures[0] == figures[1] == figures[2]
+
+
+class TestContinuingWithAnotherRecipe:
+    @pytest.fixture
+    def begun(self, tmp_path):
+        path = recipe(tmp_path, train={"iters": 4})
+        return path, run_of(path, tmp_path / "run")
+
+    @pytest.mark.parametrize(
+        ("override", "told"),
+        [
+            ("train.batch_size=1", "train.batch_size 2 (now 1)"),
+            ("train.accumulate=2", "train.accumulate 1 (now 2)"),
+            ("model.drop_path=0.3", "model.drop_path 0.1 (now 0.3)"),
+            ("method.aux.0.weight=0.5", "method.aux.0.weight 0.4 (now 0.5)"),
+            ("method.loss={type: cross_entropy, label_smoothing: 0.1}", "method.loss"),
+            ("data.train.transforms.2.p=0.1", "data.train.transforms.2.p 0.5 (now 0.1)"),
+            ("data.train.split=val", "data.train.split train (now val)"),
+            ("optimizer.lr=0.1", "optimizer.lr 0.002 (now 0.1)"),
+            ("optimizer.weight_decay=0.0", "optimizer.weight_decay 0.01 (now 0.0)"),
+            ("schedule.power=1.0", "schedule.power 0.9 (now 1.0)"),
+            ("schedule.warmup_iters=1", "schedule.warmup_iters 2 (now 1)"),
+            ("train.seed=4", "train.seed 3 (now 4)"),
+            ("train.clip_norm=null", "train.clip_norm 5.0 (now null)"),
+            ("train.ema=0.5", "train.ema 0.9 (now 0.5)"),
+            ("train.amp=O1", "train.amp O0 (now O1)"),
+            ("train.sync_bn=true", "train.sync_bn False (now True)"),
+        ],
+    )
+    def test_another_run_is_refused(self, begun, override, told):
+        path, run = begun
+        before = sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*"))
+        with pytest.raises(UserError) as caught:
+            run_of(path, run, "train.resume=auto", "train.iters=6", override)
+        text = str(caught.value)
+        assert told in text and "--overwrite" in text and "iter_4/model.pdparams" in text and "train.iters" not in text
+        assert sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*")) == before
+
+    @pytest.mark.parametrize(
+        ("override", "told"),
+        [
+            ("log.interval=1", "log.interval 3 (now 1)"),
+            ("train.iters=6", "train.iters 4 (now 6); the schedule now spans the new length"),
+            ("train.save_interval=1", "train.save_interval 4 (now 1)"),
+            ("train.keep=1", "train.keep 3 (now 1)"),
+            ("data.workers=1", "data.workers 0 (now 1)"),
+            ("data.skip_bad=2", "data.skip_bad 0 (now 2)"),
+            ("eval.enabled=false", "eval.enabled True (now False)"),
+            ("data.val.transforms=[{type: PadTo, multiple: 16}]", "data.val.transforms"),
+        ],
+    )
+    def test_what_does_no_harm_is_told(self, begun, override, told, capsys):
+        path, run = begun
+        capsys.readouterr()
+        run_of(path, run, "train.resume=auto", override)
+        out = capsys.readouterr().out
+        assert len([line for line in out.splitlines() if line.startswith("warning: ")]) == 1 and told in out
+
+    def test_the_same_recipe_is_silent_and_defaults_may_be_written_out(self, begun, capsys):
+        path, run = begun
+        capsys.readouterr()
+        written = ["data.train.transforms.2.p=0.5", "optimizer.betas=[0.9, 0.999]", "model.num_heads=8"]
+        run_of(path, run, "train.resume=auto", *written)
+        assert "warning" not in capsys.readouterr().out
+
+    def test_processes_and_batch_count_together(self, begun):
+        from ppvision.config import load
+        from ppvision.engine.continuity import check_continuity
+
+        path, run = begun
+        told = []
+        check_continuity(load(path, ["train.batch_size=1"]), run / "iter_4", told.append, (1, 2))
+        assert told == []
+        with pytest.raises(UserError, match=r"train.batch_size 2 in 1 processes \(now 2 in 2 processes\)"):
+            check_continuity(load(path), run / "iter_4", told.append, (1, 2))
+
+    def test_a_checkpoint_without_its_recipe_is_told(self, begun):
+        from ppvision.config import load
+        from ppvision.engine.continuity import check_continuity
+
+        path, run = begun
+        (run / "iter_4/config.yml").unlink()
+        told = []
+        check_continuity(load(path), run / "iter_4", told.append)
+        assert len(told) == 1 and "cannot be compared" in told[0]
+
+
+def test_bad_samples_stay_counted_when_a_run_is_continued(tmp_path):
+    path = recipe(tmp_path, train={"iters": 4}, data={"skip_bad": 1})
+    (tmp_path / "data/train0.png").write_bytes(b"not a picture")
+    run = run_of(path, tmp_path / "run")
+    assert json.loads((run / "latest/state.json").read_text())["bad"] == [[0]]
+    run_of(path, run, "train.resume=auto", "train.iters=6")
+    (tmp_path / "data/train1.png").write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"train1.png.*skip_bad allows 1, this is one more"):
+        run_of(path, run, "train.resume=auto", "train.iters=12")
+
+
+def test_the_logged_rate_is_the_one_of_the_update(tmp_path):
+    from ppvision.engine.schedule import Poly
+
+    run = run_of(recipe(tmp_path, log={"interval": 1}), tmp_path / "run")
+    rate = Poly(2.0e-3, 8, warmup_iters=2)
+    logged = [r["lr"] for r in records(run) if r["kind"] == "train"]
+    assert logged == [rate(step) for step in range(8)] and logged[0] == 0.0
+
+
+def test_evaluations_without_gain_are_kept_when_a_run_is_continued(tmp_path, monkeypatch):
+    from ppvision.engine.evaluator import Evaluator
+
+    scores = iter([0.9, 0.5, 0.4, 0.3, 0.2])
+    monkeypatch.setattr(Evaluator, "__call__", lambda self, nets, progress=False, stop=None: {"mIoU": next(scores)})
+    path = recipe(tmp_path, train={"save_interval": 2, "iters": 4})
+    run_of(path, tmp_path / "run")
+    run = run_of(path, tmp_path / "run", "train.resume=auto", "train.iters=20", "train.early_stop=2")
+    assert checkpoint.steps(run)[-1] == 6  # one without gain before, one after
+
+
+def test_the_smallest_may_be_the_best(tmp_path, monkeypatch):
+    from ppvision.engine.evaluator import Evaluator
+
+    scores = iter([0.5, 0.3, 0.7, 0.4])
+    monkeypatch.setattr(Evaluator, "__call__", lambda self, nets, progress=False, stop=None: {"mIoU": next(scores)})
+    run = run_of(recipe(tmp_path), tmp_path / "run", "train.save_interval=2", "eval.best={name: mIoU, mode: min}")
+    state = json.loads((run / "latest/state.json").read_text())
+    assert os.readlink(run / "best_model") == "iter_4"
+    assert (state["best"]["value"], state["evals_without_gain"]) == (0.3, 2)
+
+
+def test_the_line_of_an_evaluation_has_its_date(tmp_path, capsys):
+    path = recipe(tmp_path)
+    run = run_of(path, tmp_path / "run")
+    trained = [line for line in capsys.readouterr().out.splitlines() if "[EVAL] #Images" in line]
+    evaluate(path, [f"train.save_dir={run}"])
+    (judged,) = [line for line in capsys.readouterr().out.splitlines() if "[EVAL] #Images" in line]
+    for line in (*trained, judged):
+        assert re.match(r"\[\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\] INFO: \[EVAL\] #Images: 3 mIoU: 0\.\d+", line)
+
+
+def test_a_warm_up_longer_than_the_run_is_told(tmp_path, capsys):
+    run_of(recipe(tmp_path), tmp_path / "run", "train.iters=1")
+    out = capsys.readouterr().out
+    assert "warning: " in out and "schedule.warmup_iters 2 is not shorter than the run (1 updates)" in out
+
+
+def test_a_border_that_is_no_class_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"data.train.transforms.1.ignore.*7: neither 255 \(ignored\) nor one of 3"):
+        run_of(recipe(tmp_path), tmp_path / "run", "data.train.transforms.1.ignore=7")
+    run_of(recipe(tmp_path), tmp_path / "run", "data.train.transforms.1.ignore=0", "train.iters=1")
+
+
+def test_networks_and_data_of_different_tasks_are_one_line(tmp_path):
+    for model, words in (("maformer_debug", "logits"), ("cae_v2_debug", "a dict, not logits")):
+        override = f"model={{type: {model}, num_classes: {3 if model[0] == 'm' else 0}}}"
+        with pytest.raises(UserError, match=f"method.loss: the network gives {words}"):
+            run_of(
+                recipe(tmp_path, method={"aux": []}, optimizer={"lr_mult": {}}),
+                tmp_path / "run",
+                override,
+                "eval.enabled=false",
+            )

@@ -6,7 +6,7 @@ import paddle
 import pytest
 
 from ppvision.engine.schedule import Constant, Cosine, Poly, Step
-from ppvision.errors import UserError
+from ppvision.errors import ArgumentError
 
 
 def test_poly_with_warmup_equals_the_schedulers_published_recipes_use():
@@ -35,8 +35,23 @@ def test_constant():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Poly(-1.0, 10), lambda: Poly(1.0, 0), lambda: Step(1.0, 10, milestones=[5, 3])]
+    ("make", "key"),
+    [
+        (lambda: Poly(-1.0, 10), "lr"),
+        (lambda: Poly(1.0, 0), "total"),
+        (lambda: Poly(1.0, 10, power=-1.0), "power"),
+        (lambda: Poly(1.0, 10, end_lr=2.0), "end_lr"),
+        (lambda: Cosine(1.0, 10, end_lr=-1.0), "end_lr"),
+        (lambda: Constant(1.0, 10, warmup_iters=-1), "warmup_iters"),
+        (lambda: Constant(1.0, 10, warmup_start_lr=2.0), "warmup_start_lr"),
+        (lambda: Step(1.0, 10, milestones=[5, 3]), "milestones"),
+        (lambda: Step(1.0, 10, milestones=[3, 3]), "milestones"),
+        (lambda: Step(1.0, 10, milestones=[0.5, 3]), "milestones"),
+        (lambda: Step(1.0, 10, milestones=[]), "milestones"),
+        (lambda: Step(1.0, 10, milestones=[3], gamma=0.0), "gamma"),
+    ],
 )
-def test_nonsense_is_refused(make):
-    with pytest.raises(UserError):
+def test_nonsense_is_refused(make, key):
+    with pytest.raises(ArgumentError) as caught:
         make()
+    assert caught.value.key == key

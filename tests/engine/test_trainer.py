@@ -251,21 +251,6 @@ def test_parameters_without_gradient_are_listed_once():
     assert len(warnings) == 1 and "lonely.weight, lonely.bias" in warnings[0]
 
 
-def test_the_average_follows_weights_and_statistics():
-    trainer = build_toy("supervised", ema=0.5)
-    for i in range(4):
-        trainer.update([batch_of(i)])
-    raw = weights_of(trainer)
-    with trainer.evaluating() as nets:
-        held = {k: np.array(v.numpy()) for k, v in nets["model"].state_dict().items()}
-    assert not np.array_equal(held["block.1._mean"], raw["model.block.1._mean"])
-    saved = trainer.files()["model.pdparams"]
-    for key, value in held.items():
-        np.testing.assert_array_equal(saved[key].numpy(), value)
-    for key, value in weights_of(trainer).items():
-        np.testing.assert_array_equal(value, raw[key])
-
-
 def test_a_checkpoint_of_another_method_is_refused():
     gan, supervised = build_toy("gan"), build_toy("supervised")
     gan.update([batch_of(0)])

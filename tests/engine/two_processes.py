@@ -12,6 +12,7 @@ import paddle
 from toys import Segmenter, ToySupervised, batch_of, part, trainer_of, weights_of
 
 from ppvision.engine import distributed
+from ppvision.engine.optimizer import optimizer_state
 
 out, mode = sys.argv[1:]
 distributed.start()
@@ -26,7 +27,9 @@ if rank == 0:
         if not key.endswith(("_mean", "_variance")):
             tensor.set_value(paddle.randn(tensor.shape) * 0.3)
 warnings = []
-trainer = trainer_of(method, "sgd", lr=0.5, warn=warnings.append)
+shard = mode.startswith("shard")
+options = {"shard_optimizer": mode == "sharded", "clip_norm": 1.0} if shard else {}
+trainer = trainer_of(method, "adam" if shard else "sgd", lr=0.05 if shard else 0.5, warn=warnings.append, **options)
 logs = []
 for step in range(5):
     whole = batch_of(step, ignored=[0.0, 0.1, 0.9, 0.95])
@@ -43,12 +46,29 @@ for step in range(5):
         method.losses = whole_loss
     if trainer.stop_requested:
         break
+    if shard and step == 2:  # a restart: what one trainer saved, a fresh one continues
+        files = {name: {k: np.array(v) for k, v in part.items()} for name, part in trainer.files().items()}
+        state = trainer.state()
+        moments = {k for k in files["optimizer.pdopt"] if "moment1" in k}
+        assert moments == {f"model|{k}|moment1" for k in trainer.groups["model"].parameters}, moments
+        trainer = trainer_of(method, "adam", lr=0.05, warn=warnings.append, **options)
+        trainer.load(state, files.__getitem__, "the first half")
 if mode == "statistics":
     trainer.average_buffers()
-counts = distributed.sum_arrays({"n": np.array([rank + 1, 10], "int64")})["n"].tolist()
+ragged = distributed.gather({"n": np.arange(rank + 1)})
+assert [g["n"].tolist() for g in ragged] == [list(range(r + 1)) for r in range(len(ragged))]
+counts = sum(g["n"] for g in distributed.gather({"n": np.array([rank + 1, 10], "int64")})).tolist()
 np.savez(f"{out}.{world}.{rank}.npz", **weights_of(trainer))
 with open(f"{out}.{world}.{rank}.json", "w") as file:
     json.dump(
-        {"logs": logs, "skipped": trainer.skipped, "step": trainer.step, "counts": counts, "warnings": warnings}, file
+        {
+            "kept": sorted(k for g in trainer.groups.values() for k in optimizer_state(g.stepped, g.optimizer)),
+            "logs": logs,
+            "skipped": trainer.skipped,
+            "step": trainer.step,
+            "counts": counts,
+            "warnings": warnings,
+        },
+        file,
     )
 print("done", rank, os.getpid())

@@ -71,3 +71,23 @@ def test_a_shared_denominator_makes_unequal_halves_equal_the_whole():
 def test_bad_smoothing_is_refused():
     with pytest.raises(UserError, match="label_smoothing"):
         CrossEntropy(label_smoothing=1.0)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "key"),
+    [
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"label_smoothing": float("nan")}, "label_smoothing"),
+        ({"class_weights": []}, "class_weights"),
+        ({"class_weights": [0.0, 0.0]}, "class_weights"),
+        ({"class_weights": [1.0, float("inf")]}, "class_weights"),
+        ({"class_weights": [1.0, -1.0]}, "class_weights"),
+        ({"ignore_index": 2**40}, "ignore_index"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_named(kwargs, key):
+    from ppvision.errors import ArgumentError
+
+    with pytest.raises(ArgumentError) as caught:
+        CrossEntropy(**kwargs)
+    assert caught.value.key == key

@@ -14,6 +14,8 @@ import os
 import re
 import shutil
 import struct
+import types
+import typing
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -161,33 +163,56 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "model.drop_path": [1.5, -0.1],
     "model.cross_size": [0],
     "model.in_channels": [1, 0],
-    "model.bn_momentum": [1.5, NAN],
+    "model.bn_momentum": [1.5, -0.1, NAN],
+    "model.head_channels": [0, -16],
+    "model.spp_channels": [0],
+    "model.layer_nums": [[0, 1, 1], [2, -1, 2]],
+    "method.output_weights": [[], [-1.0], [0.0], [NAN]],
+    "method.loss.ignore_index": [0, 254, 2**40],
     "method.loss.label_smoothing": [1.0, 1.5, -0.1, NAN],
-    "method.loss.class_weights": [[1.0, 2.0], []],
+    "method.loss.class_weights": [[1.0, 2.0], [1.0] * 4, [], [1.0, -1.0, 1.0], [1.0, NAN, 1.0], [0.0, 0.0, 0.0]],
     "method.aux.0.level": ["c9", "C3", ""],
     "method.aux.0.channels": [0, -8],
-    "method.aux.0.weight": [NAN, INF],
-    "data.workers": [-1],
+    "method.aux.0.weight": [NAN, INF, -0.4],
+    "data.workers": [-1, 5000],
+    "data.train.num_classes": [0, -1, 2, 5, 256],
+    "data.train.separator": [""],
     "data.skip_bad": [-1],
     "data.train.split": ["trian", "test", ""],
     "data.val.split": ["vla", "training"],
     f"{DATA_TRAIN}.0.min": [0.0, -1.0, 5.0],
-    f"{DATA_TRAIN}.0.step": [-0.25],
+    f"{DATA_TRAIN}.0.max": [0.1, 1.0e9, INF],
+    f"{DATA_TRAIN}.0.step": [-0.25, 1.0e-12, NAN],
     f"{DATA_TRAIN}.1.size": [[0, 48], [-1, 48], [32], [32, 48, 3]],
     f"{DATA_TRAIN}.1.pad_value": [300.0, -1.0],
-    f"{DATA_TRAIN}.1.ignore": [256, -1],
+    f"{DATA_TRAIN}.1.ignore": [256, -1, 3, 254],
     f"{DATA_TRAIN}.2.p": [1.5, -0.5, NAN],
-    f"{DATA_TRAIN}.3.brightness": [-0.2],
-    f"{DATA_TRAIN}.3.hue": [400.0],
-    f"{DATA_VAL}.0.multiple": [0, -16],
+    f"{DATA_TRAIN}.3.brightness": [-0.2, 50.0],
+    f"{DATA_TRAIN}.3.contrast": [NAN, 1.5],
+    f"{DATA_TRAIN}.3.saturation": [-1.0],
+    f"{DATA_TRAIN}.3.hue": [400.0, -18.0],
+    f"{DATA_VAL}.0.multiple": [0, -16, 2**40],
+    f"{DATA_VAL}.0.size": [[0, 16], [16], [2**20, 2**20]],
+    f"{DATA_VAL}.0.value": [256.0, -1.0],
     "optimizer.lr": [-0.1, NAN, INF],
-    "optimizer.betas": [[1.5, 0.9], [0.9, -1.0]],
+    "optimizer.betas": [[1.5, 0.9], [0.9, -1.0], [0.9, 1.0], [NAN, 0.9]],
     "optimizer.weight_decay": [-0.1, NAN],
-    "optimizer.epsilon": [-1.0e-8],
-    "optimizer.lr_mult": [{"aux.*": NAN}, {"aux.*": -1.0}],
+    "optimizer.epsilon": [-1.0e-8, 0.0, NAN],
+    "optimizer.lr_mult": [{"aux.*": NAN}, {"aux.*": INF}, {"aux.*": -1.0}, {"nowhere.*": 2.0}],
+    "optimizer.no_decay": [["nrom"], ["1d", "spq.*"]],
+    "optimizer.layer_decay": [
+        {"rate": 0.5},
+        {"layers": ["model.*"]},
+        {"rate": 2.0, "layers": ["model.*"]},
+        {"rate": NAN, "layers": ["model.*"]},
+        {"rate": 0.0, "layers": ["model.*"]},
+        {"rate": 0.5, "layers": ["nowhere.*"]},
+        {"rate": 0.5, "layers": ["model.*"], "first": 1},
+    ],
     "schedule.warmup_iters": [-1],
-    "schedule.end_lr": [-1.0e-3],
-    "schedule.power": [NAN],
+    "schedule.warmup_start_lr": [-1.0e-3, 1.0, NAN],
+    "schedule.end_lr": [-1.0e-3, 1.0, NAN],
+    "schedule.power": [NAN, -1.0],
     "train.iters": [0, -3],
     "train.batch_size": [0, -2, 100],
     "train.accumulate": [0],
@@ -195,17 +220,20 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "train.amp_dtype": ["float8", "fp16"],
     "train.clip_norm": [-1.0, NAN],
     "train.ema": [1.0, 1.5, -0.1, NAN],
-    "train.seed": [-1],
+    "train.seed": [-1, 2**70],
+    "train.profiler": ["batch_range=[5,2]", "nonsense", "batch_range=[-3,2]", "state=TPU"],
     "train.device": ["tpu", "cuda"],
     "train.save_interval": [0, -1],
     "train.keep": [0, -1],
-    "train.loss_scale": [0.0, -1.0],
+    "train.loss_scale": [0.0, -1.0, 0.5, 1.0e30, INF],
     "train.max_bad_steps": [-1],
     "train.repeats": [0],
     "train.early_stop": [0],
     "eval.interval": [0, -4],
     "eval.batch_size": [0, -1],
-    "eval.scales": [[0.0], [-1.0], []],
+    "eval.workers": [-1, 5000],
+    "eval.scales": [[0.0], [-1.0], [], [NAN], [1.0e9], [1.0, 0.0]],
+    "eval.task": ["segmentatoin", ""],
     "eval.best.name": ["miou", "top1"],
     "eval.best.mode": ["highest", "MAX"],
     "eval.metrics": [[]],
@@ -215,8 +243,131 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "export.agreement": [-0.5, 1.5],
     "export.formats": [["onyx"], ["paddle", "tflite"]],
     "export.output_op": ["argmin"],
+    "export.input_shape": [[], [1, 3, 64], [1, 1, 64, 64], [0, 3, 64, 64], [1, 3, -2, 64]],
+    "export.save_name": ["", "a/b", ".."],
+    "log.dir": [""],
     "log.interval": [0, -5],
 }
+# The same where another component stands: (what is put into the recipe first, path, values).
+MOMENTUM = {"optimizer": {"type": "momentum", "lr": 0.01}}
+SGD, LARS = {"optimizer": {"type": "sgd", "lr": 0.01}}, {"optimizer": {"type": "lars", "lr": 0.01}}
+STEP = {"schedule": {"type": "step", "milestones": [2]}}
+COSINE = {"schedule": {"type": "cosine"}}
+BARE = {"method.aux": [], "optimizer.lr_mult": {}}
+
+
+def standing(model: str, **more: Any) -> dict[str, Any]:
+    """Another network without auxiliary heads."""
+    return {"model": {"type": model, "num_classes": 3, **more}, **BARE}
+
+
+def first(transform: str, **more: Any) -> dict[str, Any]:
+    """Another transform at the beginning."""
+    return {f"{DATA_TRAIN}.0": {"type": transform, **more}}
+
+
+UHRNET, UPERNET = standing("uhrnet_debug"), standing("upernet_maformer_debug")
+CAE, RESIZE = standing("upernet_cae_v2_debug"), first("Resize", size=[48, 64])
+ELSEWHERE: list[tuple[dict[str, Any], str, list[Any]]] = [
+    ({"optimizer.model": {}}, "optimizer.model.lr", [-1.0, NAN, "fast"]),
+    ({"optimizer.model": {}}, "optimizer.model.betas", [[0.9, 2.0], [0.9]]),
+    (MOMENTUM, "optimizer.momentum", [1.0, -0.1, NAN]),
+    (MOMENTUM, "optimizer.lr", [-1.0, INF]),
+    (SGD, "optimizer.weight_decay", [-1.0]),
+    (LARS, "optimizer.trust", [0.0, -1.0, NAN]),
+    (LARS, "optimizer.weight_decay", [-0.1]),
+    (LARS, "optimizer.momentum", [1.5]),
+    (STEP, "schedule.milestones", [[], [3, 2], [2, 2], [0], [-1], [0.5, 3], [NAN]]),
+    (STEP, "schedule.gamma", [0.0, -0.1, 2.0, NAN]),
+    (COSINE, "schedule.end_lr", [-1.0, 1.0]),
+    (UHRNET, "model.num_classes", [0, -1]),
+    (UHRNET, "model.width", [0, 3, -2]),
+    (UHRNET, "model.blocks", [0, -1]),
+    (UHRNET, "model.stem_blocks", [0]),
+    (UHRNET, "model.modules", [[1] * 7 + [0], [1] * 7]),
+    (UHRNET, "model.init", ["zeros"]),
+    (UPERNET, "model.channels", [0, -16]),
+    (UPERNET, "model.bins", [[], [0], [1, -2]]),
+    (UPERNET, "model.image_size", [0, -64]),
+    (UPERNET, "model.fused_stages", [-1, 9]),
+    (UPERNET, "model.drop_path", [1.0, -0.1]),
+    (UPERNET, "model.backbone", ["huge"]),
+    (UPERNET, "model.fusion", ["sum"]),
+    (CAE, "model.channels", [0]),
+    (CAE, "model.image_size", [0, 63]),
+    (CAE, "model.drop_path", [1.0]),
+    (CAE, "model.bins", [[0]]),
+    (standing("maformer_debug"), "model.num_classes", [-1]),
+    (standing("maformer_debug"), "model.head_dim", [0, 5]),
+    (standing("maformer_debug"), "model.windows", [[4, 4], [4, 4, 4, 0]]),
+    (standing("maformer_debug"), "model.depths", [[], [0, 1, 1, 1]]),
+    (standing("maformer_debug"), "model.mlp_ratio", [0.0, -4.0, NAN]),
+    (standing("maformer_debug"), "model.stem", [[0, 4, 2], [7, 3, 2], [7, 4, -1]]),
+    (standing("cae_v2_debug"), "model.patch_size", [0, -4, 25]),
+    (standing("cae_v2_debug"), "model.num_heads", [0, 5]),
+    (standing("cae_v2_debug"), "model.dim", [0, -4]),
+    (standing("cae_v2_debug"), "model.depth", [0]),
+    (RESIZE, f"{DATA_TRAIN}.0.size", [[0, 4], [4], [2**20, 2**20]]),
+    (RESIZE, f"{DATA_TRAIN}.0.multiple_of", [0, -1, 2**40]),
+    (RESIZE, f"{DATA_TRAIN}.0.max", [64]),
+    (RESIZE, f"{DATA_TRAIN}.0.short", [64]),
+    (RESIZE, f"{DATA_TRAIN}.0.interpolation", ["bilinear", ""]),
+    (first("Resize", short=48), f"{DATA_TRAIN}.0.short", [0, -1, 2**40]),
+    (first("Resize", short=48), f"{DATA_TRAIN}.0.max", [0]),
+    (first("Resize", short=48), f"{DATA_TRAIN}.0.keep_ratio", [True]),
+    (first("RandomResizedCrop", size=[32, 48]), f"{DATA_TRAIN}.0.scale", [[0.0, 1.0], [0.5, 2.0], [0.9, 0.1], [0.5]]),
+    (first("RandomResizedCrop", size=[32, 48]), f"{DATA_TRAIN}.0.ratio", [[0.0, 1.0], [2.0, 1.0], [1.0, NAN]]),
+    (first("CenterCrop", size=[32, 48]), f"{DATA_TRAIN}.0.size", [[0, 4], [-1, 4], [4]]),
+]
+# A run that was begun cannot go on with these.
+BREAKING: dict[str, list[Any]] = {
+    "train.batch_size": [1, 3],
+    "train.accumulate": [2],
+    "train.seed": [4],
+    "train.clip_norm": [None, 1.0],
+    "train.ema": [None, 0.5],
+    "train.repeats": [2],
+    "model.drop_path": [0.3],
+    "model.num_heads": [4],
+    "model.type": ["uhrnet_debug"],
+    "method.aux.0.weight": [0.5],
+    "method.loss.label_smoothing": [0.2],
+    "data.train.split": ["val"],
+    f"{DATA_TRAIN}.0.min": [0.5],
+    f"{DATA_TRAIN}.1.size": [[16, 16]],
+    f"{DATA_TRAIN}.2": [{"type": "RandomFlip", "vertical": True}],
+    "optimizer.lr": [1.0e-3],
+    "optimizer.type": ["momentum"],
+    "optimizer.weight_decay": [0.1],
+    "optimizer.betas": [[0.8, 0.9]],
+    "schedule.power": [1.0],
+    "schedule.type": ["cosine"],
+    "schedule.warmup_iters": [0],
+}
+# Parts of other packages that cannot be what they are named as: (path, value, words).
+FOREIGN: list[tuple[str, Any, tuple[str, ...]]] = [
+    ("model.type", "paddle.nn.Linear", ("model", "paddle.nn.Linear")),
+    ("model", {"type": "paddle.nn.Conv2D", "in_channels": 3, "out_channels": 0, "kernel_size": 1}, ("model",)),
+    ("model", {"type": "paddle.nn.Conv2D", "in_channels": 3, "out_channels": 3, "kernel_size": "x"}, ("model",)),
+    ("model", {"type": "paddle.nn.Conv2D", "in_channels": 3, "out_channels": 3, "kernel_size": 1}, ("data.mean",)),
+    ("model", {"type": "paddle.vision.models.resnet18", "num_classes": "many"}, ("model",)),
+    ("model", {"type": "paddle.nn.Sequential", "layer": 3}, ("layer",)),
+    ("method.loss", {"type": "paddle.nn.CrossEntropyLoss"}, ("method.loss",)),
+    ("method.loss", {"type": "paddle.nn.L1Loss"}, ("method.loss",)),
+    ("method.loss", {"type": "paddle.nn.L1Loss", "reduction": "most"}, ("method.loss", "reduction")),
+    ("method.loss", {"type": "paddle.nn.functional.cross_entropy"}, ("method.loss",)),
+    ("method.loss", {"type": "os.system"}, ("os.system",)),
+    ("method.type", "paddle.nn.Linear", ("paddle.nn.Linear",)),
+    (
+        "method.aux.0",
+        {"type": "paddle.nn.Linear", "level": "c3", "in_features": 3, "out_features": 3},
+        ("method.aux.0",),
+    ),
+    ("optimizer", {"type": "paddle.optimizer.Adam", "lr": 0.1}, ("optimizer",)),
+    ("schedule", {"type": "paddle.optimizer.lr.PolynomialDecay"}, ("schedule",)),
+    ("data.type", "paddle.vision.datasets.MNIST", ("data", "data.train")),
+    (f"{DATA_TRAIN}.2", {"type": "paddle.vision.transforms.RandomHorizontalFlip"}, ("RandomHorizontalFlip",)),
+]
 UNKNOWN_NAME: dict[str, list[Any]] = {
     "model.type": ["rtformer_debog", "resnet", "nowhere.models.Net", "ppvision.models.rtformer.Nothing"],
     "method.type": ["supervized", "gan", "adversary_nowhere.Method", "ppvision.methods.base.Metod"],
@@ -494,6 +645,134 @@ def out_of_range(case: Case) -> None:
         case.words += (f"{value}.txt", *([value] if value else []))
 
 
+def out_of_range_elsewhere(case: Case) -> None:
+    first, path, values = case.pick(ELSEWHERE)
+    value = case.pick(values)
+    for place, part in first.items():
+        put(case.spec, place, copy.deepcopy(part))
+    put(case.spec, path, value)
+    kind = at(case.spec, path.rpartition(".")[0]).get("type")
+    case.words, case.what, case.path = (key_of(path),), f"{path} of {kind} is {value!r}", path
+
+
+# What is no value of a type.
+NO_VALUE: dict[Any, list[Any]] = {
+    int: ["x", 1.5, [1], {"a": 1}, True, "", NAN],
+    float: ["x", [1.0], {"a": 1.0}, True, NAN, INF],
+    bool: ["of course", 2, [True], 0.5],
+    str: [3, ["x"], {"a": "x"}, True],
+}
+
+
+def plain_type(hint: Any) -> type | None:
+    """int, float, bool or str if a hint means one of these, or null; lists and the like are left out."""
+    options = [o for o in typing.get_args(hint) if o is not type(None)] if is_union(hint) else [hint]
+    if len(options) != 1:
+        return None
+    option = options[0]
+    option = typing.get_args(option)[0] if typing.get_origin(option) is typing.Annotated else option
+    return option if option in NO_VALUE else None
+
+
+def is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+@cache
+def schema_leaves() -> tuple[tuple[str, type], ...]:
+    """Every leaf of the typed sections that is a plain value."""
+    from ppvision.config import schema
+
+    sections = {"data": schema.Data, "train": schema.Train, "eval": schema.Eval, "export": schema.Export}
+    found = []
+    for section, cls in {**sections, "log": schema.Log}.items():
+        hints = typing.get_type_hints(cls, include_extras=True)
+        found += [(f"{section}.{key}", kind) for key, hint in hints.items() if (kind := plain_type(hint))]
+    return tuple(found)
+
+
+def schema_leaf(case: Case) -> None:
+    """A value of another type anywhere in the typed sections, read from the schema itself."""
+    path, kind = case.pick(schema_leaves())
+    value = case.pick(NO_VALUE[kind])
+    put(case.spec, path, value)
+    case.words, case.what, case.path = (key_of(path),), f"{path} (any leaf) is {value!r}", path
+
+
+@cache
+def all_arguments() -> tuple[tuple[str, str, str, type], ...]:
+    """(kind, type, argument, its type) of every component that a recipe can name."""
+    from ppvision.config.component import TABLES, resolve, schema
+
+    found = []
+    for kind in ("model", "method", "loss", "head", "dataset", "transform", "metric", "optimizer", "schedule"):
+        module, attribute = TABLES[kind]
+        for name in getattr(__import__(module, fromlist=[attribute]), attribute):
+            with contextlib.suppress(ImportError, AttributeError):  # a name whose optional package is not installed
+                for key, parameter in schema(kind, resolve(kind, name)).items():
+                    plain = plain_type(parameter.annotation)
+                    if plain and (kind, key) not in GIVEN:
+                        found.append((kind, name, key, plain))
+    return tuple(found)
+
+
+GIVEN = {  # what the program supplies: not for a recipe to say
+    *(("metric", k) for k in ("num_classes", "ignore_index", "class_names")),
+    *(("head", k) for k in ("num_in", "num_classes")),
+    *(("schedule", k) for k in ("lr", "total")),
+}
+
+
+def any_argument(case: Case) -> None:
+    """A value of another type for any argument of any component; `config validate` must find it without building."""
+    kind, name, key, plain = case.pick(all_arguments())
+    value = case.pick(NO_VALUE[plain])
+    part = {"type": name, key: value}
+    path = {
+        "loss": "method.loss",
+        "head": "method.aux.0",
+        "dataset": "data.train",
+        "transform": f"{DATA_TRAIN}.0",
+        "metric": "eval.metrics",
+    }.get(kind, kind)
+    if kind == "head":
+        part["level"] = "c3"
+    elif kind == "metric":
+        part, path = [part], "eval.metrics"
+    elif kind == "dataset":
+        part["transforms"] = []
+    put(case.spec, path, part)
+    case.verb = ("config", "validate")
+    case.words, case.what = (key,), f"{kind} {name}: {key} is {value!r}"
+
+
+def foreign_part(case: Case) -> None:
+    """A component of another package that is none, or fails."""
+    path, value, words = case.pick(FOREIGN)
+    put(case.spec, path, copy.deepcopy(value))
+    if path.startswith("model"):
+        put(case.spec, "method.aux", [])
+        put(case.spec, "optimizer.lr_mult", {})
+    # what these are called with shows at the first step
+    case.untouched = not path.startswith(("method.loss", DATA_TRAIN))
+    case.words, case.what, case.path = words, f"{path} is {value!r}", path
+
+
+def another_recipe(case: Case) -> None:
+    """`--resume` with a recipe that would make another run."""
+    path = case.pick(BREAKING)
+    value = case.pick(BREAKING[path])
+    put(case.spec, path, value)
+    if path == "model.type":
+        case.spec["method"]["aux"], case.spec["optimizer"]["lr_mult"] = [], {}
+    elif path == "schedule.type":
+        del case.spec["schedule"]["power"]
+    elif path == "optimizer.type":
+        del case.spec["optimizer"]["betas"]
+    case.flags, case.guarded = ["--resume", str(case.stock.run)], case.stock.run
+    case.words, case.what = (path,), f"--resume with {path} {value!r}"
+
+
 def unknown_name(case: Case) -> None:
     path = case.pick(UNKNOWN_NAME)
     value = case.pick(UNKNOWN_NAME[path])
@@ -510,10 +789,17 @@ def missing_key(case: Case) -> None:
 
 def half_of_a_pair(case: Case) -> None:
     """Keys that only mean something together."""
-    which = case.pick(["mean", "std", "iters and epochs", "zero std"])
+    which = case.pick(["mean", "std", "iters and epochs", "zero std", "unit scale", "a mean above 255", "no size"])
     if which == "zero std":
         case.spec["data"] |= {"mean": [127.5] * 3, "std": [58.4, 0.0, 57.4]}
         case.words = ("std",)
+    elif which in ("unit scale", "a mean above 255"):
+        high = 0.5 if which == "unit scale" else 300.0
+        case.spec["data"] |= {"mean": [high] * 3, "std": [0.2] * 3}
+        case.words = ("mean",)
+    elif which == "no size":
+        case.spec["data"]["val"]["transforms"][0] = {"type": "Resize"}
+        case.words = ("size", "short")
     elif which in ("mean", "std"):
         case.spec["data"][which] = [127.5] * 3
         case.words = ("mean", "std")
@@ -944,8 +1230,27 @@ FAMILIES: dict[str, tuple[int, tuple[Callable[[Case], None], ...]]] = {  # share
             upstream_recipe,
             half_of_a_pair,
             bad_command,
+            out_of_range_elsewhere,
+            schema_leaf,
+            any_argument,
+            out_of_range_elsewhere,
+            foreign_part,
+            any_argument,
+            schema_leaf,
         ),
     ),
     "data": (6, (damaged_picture, wrong_label, wrong_list, damaged_picture, wrong_classes, wrong_list, wrong_root)),
-    "weights": (3, (wrong_weights, wrong_checkpoint, foreign_checkpoint, wrong_checkpoint, wrong_weights, runaway)),
+    "weights": (
+        3,
+        (
+            wrong_weights,
+            wrong_checkpoint,
+            foreign_checkpoint,
+            another_recipe,
+            wrong_checkpoint,
+            wrong_weights,
+            another_recipe,
+            runaway,
+        ),
+    ),
 }

@@ -39,8 +39,8 @@ def test_every_part_has_its_row_and_replaces_it(torture, monkeypatch, tmp_path, 
     assert torture.main(["all", "--json", str(target)]) == 0
     assert torture.main(["weights", "--count", "31", "--seed", "5", "--json", str(target)]) == 0
     rows = torture.tables().read(target)["rows"]
-    assert [torture.part_of(row) for row in rows] == ["kills", "mutants", "weights", "endurance"]
-    assert [row["metrics"]["tried"] for row in rows] == [100, 200, 31, 20_000]
+    assert [torture.part_of(row) for row in rows] == ["kills", "mutants", "weights", "index", "endurance"]
+    assert [row["metrics"]["tried"] for row in rows] == [100, 200, 31, 1_000_000, 20_000]
     assert rows[2]["seed"] == 5 and rows[2]["machine"]["cores"] >= 1 and rows[2]["metrics"]["more"] == 1.5
     assert "0 broken promises" in capsys.readouterr().out
 

@@ -1,0 +1,119 @@
+"""Judging: what reaches the task and the metrics, padding, stopping, a second pass."""
+
+import numpy as np
+import paddle
+import pytest
+
+from ppvision.engine.evaluator import Evaluator, by_size
+from ppvision.metrics.segmentation import MeanIoU
+from ppvision.predict.segmentation import SegmentationTask
+
+MEAN, STD = (10.0, 20.0, 30.0), (2.0, 4.0, 5.0)
+
+
+class Sample:
+    """A data set of which only its length is asked."""
+
+    def __len__(self):
+        return 3
+
+
+class Batches:
+    """What a Loader gives, from arrays."""
+
+    dataset = Sample()
+
+    def __init__(self, *batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def batch(sizes, classes=3, seed=0):
+    """Images of these sizes, padded to the largest; the label of an image is its red channel modulo `classes`."""
+    rng = np.random.default_rng(seed)
+    height, width = np.max(sizes, axis=0)
+    image = np.zeros((len(sizes), height, width, 3), np.uint8)
+    valid = np.zeros(image.shape[:3], bool)
+    target = []
+    for i, (h, w) in enumerate(sizes):
+        image[i, :h, :w] = rng.integers(0, 256, (h, w, 3))
+        valid[i, :h, :w] = True
+        target.append({"label": (image[i, :h, :w, 0] % classes).astype(np.uint8)})
+    shape = np.array(sizes, np.int32)
+    names = [f"{i}.png" for i in range(len(sizes))]
+    return {
+        "image": image, "valid": valid, "canvas": shape, "inner": shape, "size": shape, "name": names, "target": target
+    }  # fmt: skip
+
+
+def perfect(x):
+    """Logits of the right answer, from the normalised image."""
+    red = (x[:, 0] * STD[0] + MEAN[0]).round().astype("int64") % 3
+    return paddle.nn.functional.one_hot(red, 3).transpose([0, 3, 1, 2])
+
+
+def evaluator(*batches):
+    return Evaluator(SegmentationTask(), [MeanIoU(3)], Batches(*batches), MEAN, STD)
+
+
+def test_a_perfect_network_scores_one():
+    """The network sees the normalised image, the metric the untouched annotation."""
+    figures = evaluator(batch([(6, 8), (6, 8)]), batch([(4, 5)], seed=1))({"model": perfect})
+    assert list(figures)[0] == "mIoU" and figures["mIoU"] == figures["Acc"] == 1.0
+
+
+def test_images_of_one_batch_are_judged_without_their_neighbours_padding():
+    seen = []
+
+    def net(x):
+        seen.append(tuple(x.shape))
+        return perfect(x)
+
+    judge = evaluator(batch([(6, 8), (4, 5), (6, 8)]))
+    assert judge({"model": net})["mIoU"] == 1.0
+    assert sorted(seen) == [(1, 3, 4, 5), (2, 3, 6, 8)]
+
+
+def test_a_second_pass_begins_at_zero():
+    judge = evaluator(batch([(6, 8)]))
+    wrong = judge({"model": lambda x: perfect(x).flip(1)})["mIoU"]
+    assert wrong < 0.5 and judge({"model": perfect})["mIoU"] == 1.0
+    assert judge({"model": lambda x: perfect(x).flip(1)})["mIoU"] == wrong
+
+
+def test_stops_between_batches():
+    answers = iter([False, True])
+    judge = evaluator(batch([(6, 8)]), batch([(6, 8)]))
+    assert judge({"model": perfect}, stop=lambda: next(answers)) == {}
+    assert judge.metrics[0].state()["matrix"].sum() == 48
+
+
+def test_needs_no_gradient():
+    weight = paddle.create_parameter([1], "float32")
+
+    def net(x):
+        out = perfect(x) * weight
+        assert out.stop_gradient
+        return out
+
+    evaluator(batch([(6, 8)]))({"model": net})
+
+
+@pytest.mark.parametrize("sizes", [[(6, 8), (6, 8)], [(6, 8), (4, 5), (6, 8)]])
+def test_by_size_keeps_every_row_with_its_image(sizes):
+    whole = batch(sizes)
+    parts = by_size(whole)
+    assert len(parts) == len(set(sizes)) and (parts[0] is whole) == (len(parts) == 1)
+    rows = {name: i for i, name in enumerate(whole["name"])}
+    for part in parts:
+        for i, name in enumerate(part["name"]):
+            h, w = sizes[rows[name]]
+            np.testing.assert_array_equal(part["image"][i], whole["image"][rows[name], :h, :w])
+            assert part["target"][i] is whole["target"][rows[name]] and part["valid"][i].all()
+
+
+def test_ragged_rows_stay_together():
+    whole = {**batch([(6, 8), (4, 5)]), "boxes_offsets": np.array([0, 1, 2])}
+    assert by_size(whole) == [whole]
