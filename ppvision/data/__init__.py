@@ -12,6 +12,7 @@ from typing import Any
 DATASETS: dict[str, str] = {
     "ade20k": "ppvision.data.ade20k:Ade20k",
     "cityscapes": "ppvision.data.cityscapes:Cityscapes",
+    "coco": "ppvision.data.coco:Coco",
     "imagefolder": "ppvision.data.imagefolder:ImageFolder",
     "images": "ppvision.data.images:Images",
     "seg_list": "ppvision.data.seg_list:SegList",
@@ -33,6 +34,9 @@ TRANSFORMS: dict[str, str] = {
     )
 }
 TRANSFORMS |= {name: f"ppvision.data.augment:{name}" for name in ("RandAugment", "RandomErasing")}
+TRANSFORMS |= {
+    name: f"ppvision.data.detection:{name}" for name in ("RandomChoice", "RandomShortSide", "RandomSizeCrop")
+}
 
 _PUBLIC = {
     "Compose": "ppvision.data.transforms",

@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 
 from ppvision.data.fields import is_map, is_picture
-from ppvision.errors import UserError
+from ppvision.data.transforms import size_range
+from ppvision.errors import UserError, require, within
 
 __all__ = ["OPERATIONS", "RandAugment", "RandomErasing"]
 
@@ -162,12 +163,14 @@ class RandAugment:
         p: float = 0.5,
         operations: list[str] | None = None,
     ):
-        if not 0 <= magnitude <= 10 or num_ops < 0 or std < 0 or not 0 <= p <= 1:
-            raise UserError("RandAugment needs magnitude in 0..10, num_ops and std of at least 0, p in 0..1")
+        within(0, 10, magnitude=magnitude, std=std)
+        within(0, 100, num_ops=num_ops)
+        within(0, 1, p=p)
         self.operations = tuple(OPERATIONS if operations is None else operations)
+        require(bool(self.operations), "operations", f"names none (there are: {', '.join(OPERATIONS)})")
         for name in self.operations:
-            if name not in OPERATIONS:
-                raise UserError(f"RandAugment: no operation '{name}' (there are: {', '.join(OPERATIONS)})")
+            known = f"has no operation '{name}' (there are: {', '.join(OPERATIONS)})"
+            require(name in OPERATIONS, "operations", known)
         self.magnitude, self.num_ops, self.std, self.p = magnitude, num_ops, std, p
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -227,11 +230,8 @@ class RandomErasing:
         ratio: list[float] = (0.3, 1 / 0.3),
         mode: Literal["pixel", "color", "constant"] = "pixel",
     ):
-        if len(area) != 2 or not 0 < area[0] <= area[1] <= 1 or len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]:
-            raise UserError(f"RandomErasing: area and ratio are [smallest, largest], not {area} and {ratio}")
-        if not 0 <= p <= 1:
-            raise UserError(f"p must lie in 0..1, not {p}")
-        self.p, self.area, self.ratio, self.mode = p, tuple(area), tuple(ratio), mode
+        within(0, 1, p=p)
+        self.p, self.area, self.ratio, self.mode = p, size_range(area, "area", 1.0), size_range(ratio, "ratio"), mode
 
     def window(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int] | None:
         """Top, left, height, width; None after ten draws that do not fit."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import time
 from collections import Counter, deque
@@ -22,7 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +30,7 @@ from ppvision.data import io
 from ppvision.data.ade20k import Ade20k
 from ppvision.data.base import Dataset, SegmentationDataset, list_images
 from ppvision.data.cityscapes import Cityscapes
+from ppvision.data.coco import Coco, Index, annotation_fault, default_table, outline_fault
 from ppvision.data.idx import Idx
 from ppvision.data.imagefolder import ImageFolder
 from ppvision.data.images import Images
@@ -66,6 +65,8 @@ class Part:
         unit: what the histogram counts.
         faults: found without reading a sample: in lists, folders or tables.
         notes: likewise.
+        categories: the file that lists the classes, and (id, name) of each; all splits must have the same.
+        source: which data this is; set by `check`.
     """
 
     count: int
@@ -75,6 +76,8 @@ class Part:
     unit: str = ""
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    categories: tuple[str, list[tuple[int, str]]] | None = None
+    source: tuple[Any, ...] = ()
 
 
 @dataclass
@@ -231,10 +234,18 @@ def _check(jobs: Sequence[tuple[str, str, str, dict]], workers: int | None, prog
             part = FORMATS[format].part(root, split, **options)
         except TypeError as error:  # an option the format does not have
             raise UserError(f"data format '{format}': {error}") from None
+        # The same split read twice with other options (clipped for training, not for evaluation) is no leakage.
+        part.source = (format, root, split, options.get("annotations"), options.get("images"))
         parts[split if split not in parts else f"{root}: {split}"] = part
     kinds, roots = (list(dict.fromkeys(job[i] for job in jobs)) for i in (0, 1))
     report = CheckReport(", ".join(kinds), ", ".join(roots), {}, [], [], 0.0)
-    seen: dict[bytes, tuple[str, str]] = {}  # digest -> split and path of the first image with these bytes
+    seen: dict[bytes, tuple[Any, str, str]] = {}  # digest -> source, split and path of the first image with these bytes
+    listed = [part.categories for part in parts.values() if part.categories]
+    for where, categories in listed[1:]:
+        differing = sorted(set(categories) ^ set(listed[0][1]))
+        if differing:
+            id, name = differing[0]
+            report.faults.append(f"{where}: categories differ from those of {listed[0][0]}, e.g. {id} '{name}'")
     from tqdm import tqdm
 
     with (
@@ -264,13 +275,12 @@ def _read(name: str, part: Part, pool: ThreadPoolExecutor, bar: Any, report: Che
             histogram += found.histogram
         if found.digest:
             path = part.name(i)
-            first = seen.setdefault(found.digest, (name, path))
-            if first[0] != name:
-                leaked.append(
-                    f"{path}: same bytes as {first[1]}, so splits '{first[0]}' and '{name}' share an image (leakage)"
-                )
-            elif first[1] != path:
-                twice.append((path, first[1]))
+            source, other, first = seen.setdefault(found.digest, (part.source, name, path))
+            if source != part.source:
+                shared = f"so splits '{other}' and '{name}' share an image (leakage)"
+                leaked.append(f"{path}: same bytes as {first}, {shared}")
+            elif first != path:
+                twice.append((path, first))
     report.faults += leaked
     if twice:
         report.notes.append(f"{name or 'all'}: {len(twice)} images occur twice, e.g. {twice[0][0]} = {twice[0][1]}")
@@ -426,115 +436,66 @@ def images(root: str, split: str = "", **options: Any) -> Part:
     return of_dataset(Images(root, split, **options), "")
 
 
-def coco(root: str, split: str) -> Part:
-    """Boxes: `annotations/instances_{split}.json`, images in `{split}/`. Looks at the json itself, so that one bad
-    entry does not hide the next."""
-    table = os.path.join(root, "annotations", f"instances_{split}.json")
-    faults: list[str] = []
-    try:
-        content = json.loads(read(table))
-    except io.Unreadable as error:
+def coco(root: str, split: str, **options: Any) -> Part:
+    """Boxes. The table is looked at whole, so that one bad entry does not hide the next."""
+    relative = options.get("annotations") or default_table(split)
+    table, folder = os.path.join(root, relative), options.get("images")
+    folder = os.path.join(root, split if folder is None else folder)
+    if not os.path.isfile(table):
         raise UserError(
-            f"{table} {error}; a coco data set is annotations/instances_{{split}}.json and {{split}}/"
-        ) from None
-    except ValueError as error:
-        return Part(0, lambda i: Finding(), str, faults=[f"{table}: not JSON ({error})"])
-    if not isinstance(content, dict):
-        return Part(0, lambda i: Finding(), str, faults=[f"{table}: holds a {type(content).__name__}, not a mapping"])
-    lists = {}
-    for key in ("images", "annotations", "categories"):
-        value = content.get(key)
-        if not isinstance(value, list):
-            faults.append(f"{table}: '{key}' is {'missing' if value is None else 'not a list'}")
-        lists[key] = value if isinstance(value, list) else []
-    names = _by_id(lists["categories"], "category", table, faults)
-    photos = _by_id(lists["images"], "image", table, faults)
-    _by_id(lists["annotations"], "annotation", table, faults)
-    columns = {id: n for n, id in enumerate(names)}
-    boxes: dict[Any, list[dict]] = {}
-    for entry in lists["annotations"]:
-        if not isinstance(entry, dict):
-            continue
-        for key, known in (("image_id", photos), ("category_id", names)):
-            if not _is_known(entry.get(key), known):
-                faults.append(
-                    f"{table}: annotation {entry.get('id')}: {key} {entry.get(key)} does not exist (dangling)"
-                )
-        if _is_known(entry.get("image_id"), photos):
-            boxes.setdefault(entry["image_id"], []).append(entry)
-    files = Counter(str(p.get("file_name")) for p in photos.values())
-    faults += [f"{table}: {n} images are called '{name}'" for name, n in files.items() if n > 1]
-    records = list(photos.values())
-    empty = sum(p["id"] not in boxes for p in records)
+            f"{table} does not exist; a coco data set is annotations/instances_{{split}}.json and {{split}}/"
+        )
+    faults: list[str] = []
+    index = Index(table, faults.append)
+    if options and not faults:
+        Coco(root, split, **options)  # refuses options that do not fit the file
+    dropped = options.get("bad_boxes") == "drop"
+    rows = np.argsort(index.image_of, kind="stable")
+    offsets = np.searchsorted(index.image_of[rows], np.arange(len(index.image_ids) + 1))
+    empty = int((np.diff(offsets) == 0).sum())
     notes = [f"{split}: {empty} images have no annotation"] if empty else []
+    faults += [f"{table}: {n} images are called '{name}'" for name, n in Counter(index.names).items() if n > 1 and name]
+    names = list(index.category_names)
+    faults += [f"{table}: {n} categories are called '{name}'" for name, n in Counter(names).items() if n > 1]
 
     def path_of(i: int) -> str:
-        return os.path.join(root, split, str(records[i].get("file_name")))
+        return os.path.join(folder, index.names[i])
 
     def inspect(i: int) -> Finding:
-        record, path = records[i], path_of(i)
-        found = Finding(histogram=np.zeros(len(columns), np.int64))
-        declared = (record.get("height"), record.get("width"))
-        if not isinstance(record.get("file_name"), str):
-            found.faults.append(f"{table}: image {record['id']} has no file_name")
-        else:
-            try:
-                data = read(path)
-                found.digest = hashlib.blake2b(data, digest_size=16).digest()
-                found.size, found.faults, turned = look_at_image(path, data)
-                io.decode_image(data)
-                if declared != found.size:
-                    h, w = found.size
-                    why = f" ({turned[0]} applied)" if turned and declared == (w, h) else ""
-                    found.faults.append(f"{path}: image is {h}x{w}{why} but {table} says {declared[0]}x{declared[1]}")
-            except io.Unreadable as error:
-                found.faults.append(f"{path}: image {error}")
-        size = found.size or (declared if all(isinstance(v, int) for v in declared) else None)
-        for entry in boxes.get(record["id"], ()):
-            problem = box_fault(entry.get("bbox"), size)
-            if problem:
-                found.faults.append(f"{table}: annotation {entry.get('id')} of '{record.get('file_name')}': {problem}")
-            if _is_known(entry.get("category_id"), names):
-                found.histogram[columns[entry["category_id"]]] += 1
+        name, declared, path = index.names[i], tuple(index.sizes[i].tolist()), path_of(i)
+        own = rows[offsets[i] : offsets[i + 1]]
+        found = Finding(histogram=np.bincount(index.category_of[own], minlength=len(names)))
+        if not name:  # the entry cannot be used, which is a fault already
+            return found
+        try:
+            data = read(path)
+            found.digest = hashlib.blake2b(data, digest_size=16).digest()
+            found.size, found.faults, turned = look_at_image(path, data)
+            io.decode_image(data)
+            if declared != found.size:
+                h, w = found.size
+                why = f" ({turned[0]} applied)" if turned and declared == (w, h) else ""
+                found.faults.append(f"{path}: image is {h}x{w}{why} but {table} says {declared[0]}x{declared[1]}")
+            elif turned:
+                found.notes.append(f"{path}: {turned[0]} is applied to the image, not to its boxes; look at the pair")
+        except io.Unreadable as error:
+            found.faults.append(f"{path}: image {error}")
+        if len(own):
+            with open(table, "rb") as file:
+                for start, length in index.spans[own].tolist():
+                    file.seek(start)
+                    entry = json.loads(file.read(length))
+                    here = f"{table}: annotation {entry['id']} of '{name}'"
+                    problem = annotation_fault(entry, found.size or declared)
+                    if problem:
+                        (found.notes if dropped else found.faults).append(f"{here}: {problem}")
+                    elif entry.get("segmentation"):
+                        found.notes += [f"{here}: {what}" for what in outline_fault(entry["segmentation"], declared)]
         return found
 
-    labels = [str(c.get("name", id)) for id, c in names.items()]
-    return Part(len(records), inspect, path_of, labels, "boxes", faults, notes)
-
-
-def _is_known(id: Any, known: dict) -> bool:
-    return isinstance(id, (int, str)) and id in known
-
-
-def _by_id(entries: list, kind: str, table: str, faults: list[str]) -> dict[Any, dict]:
-    """Entries by their id; those without a usable or with a repeated id become faults."""
-    found: dict[Any, dict] = {}
-    for n, entry in enumerate(entries):
-        id = entry.get("id") if isinstance(entry, dict) else None
-        if not isinstance(id, (int, str)):
-            faults.append(f"{table}: {kind} number {n} has no id")
-        elif id in found:
-            faults.append(f"{table}: {kind} id {id} occurs twice")
-        else:
-            found[id] = entry
-    return found
-
-
-def box_fault(box: Any, size: tuple[int, int] | None) -> str | None:
-    """What is wrong with a box [x, y, width, height] in an image of (height, width), or None. Half a pixel outside is
-    rounding."""
-    if box is None or (isinstance(box, list) and not box):
-        return "empty annotation, no bbox"
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
-        return f"bbox {box} is not four numbers"
-    if not all(math.isfinite(v) for v in box):
-        return f"bbox {box} is not finite"
-    x, y, w, h = box
-    if w <= 0 or h <= 0:
-        return f"bbox {box} has no area"
-    if size and (x < -0.5 or y < -0.5 or x + w > size[1] + 0.5 or y + h > size[0] + 0.5):
-        return f"bbox {box} leaves the image ({size[0]}x{size[1]})"
-    return None
+    part = Part(len(index.image_ids), inspect, path_of, names, "boxes", faults, notes)
+    part.categories = (table, sorted(zip(index.category_ids.tolist(), names, strict=True)))
+    return part
 
 
 def _lists(root: str) -> list[str]:
@@ -545,11 +506,6 @@ def _lists(root: str) -> list[str]:
             return any(io.is_image(word.strip(",;")) for line in islice(file, 100) for word in line.split())
 
     return [name for name in SegList.splits(root) if is_list(name)]
-
-
-def _coco_splits(root: str) -> list[str]:
-    names = (p.name for p in Path(root, "annotations").glob("instances_*.json"))
-    return sorted(n.removeprefix("instances_").removesuffix(".json") for n in names)
 
 
 @dataclass(frozen=True)
@@ -563,7 +519,7 @@ class Format:
 FORMATS: dict[str, Format] = {
     "ade20k": Format(Ade20k.splits, ade20k),
     "cityscapes": Format(Cityscapes.splits, cityscapes),
-    "coco": Format(_coco_splits, coco),
+    "coco": Format(Coco.splits, coco),
     "imagefolder": Format(ImageFolder.splits, imagefolder),
     "images": Format(Images.splits, images),
     "seg_list": Format(_lists, seg_list),

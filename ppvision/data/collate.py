@@ -20,8 +20,9 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         `image` (and `image_*`) uint8 [B,H,W,3], padded with 0; `valid` bool [B,H,W], True on each sample's `inner`
         area; `canvas` int32 [B,2], each image's size before it was padded to the batch; `label` [B,H,W] padded with
         255, or int64 [B]; `size` and `inner` int32 [B,2]; `geometry` float64 [B,3,3]; `index` int64 [B]; `name`
-        list[str]; `boxes`, `classes`, `crowd` concatenated with `boxes_offsets` int64 [B+1] (likewise `keypoints`,
-        `points`); `target` list[dict]. Any other key is stacked, numbers as one array, arrays along a new first axis.
+        list[str]; `boxes`, `classes`, `crowd`, `areas` concatenated with `boxes_offsets` int64 [B+1] (likewise
+        `keypoints`, `points`); `target` list[dict]. Any other key is stacked, numbers as one array, arrays along a new
+        first axis.
 
     Raises:
         ValueError: samples differ in keys, or an array that should be stacked differs in shape; the sample is named.

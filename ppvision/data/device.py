@@ -15,10 +15,10 @@ from paddle import Tensor
 
 def to_device(batch: dict[str, Any]) -> dict[str, Any]:
     """Move every numeric array of a batch onto the current device; strings, lists and targets stay as they are."""
-    return {k: _tensor(v) if isinstance(v, np.ndarray) and v.dtype != object else v for k, v in batch.items()}
+    return {k: tensor_of(v) if isinstance(v, np.ndarray) and v.dtype != object else v for k, v in batch.items()}
 
 
-def _tensor(array: np.ndarray) -> Tensor:
+def tensor_of(array: np.ndarray) -> Tensor:
     """A tensor with the array's content. Every constructor that takes an array leaks a Python list per call (Paddle
     3.3.1), a kilobyte per training step in all; filling an empty tensor does not."""
     if array.size == 0:

@@ -27,11 +27,15 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from ppvision.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from ppvision.data.synthetic.coco import Sources
 
 STAMP = ".ppvision.json"
 # A wheel for one fixed platform, whatever this machine is: only data files are read from it, and one sha256 holds
@@ -147,22 +151,15 @@ def bear(folder: Path, files: Mapping[str, Archive]) -> None:
     drawn a little coarser (the two kinds agree to an IoU of 0.92-0.95 where both exist).
     """
     package, base = files["paddlelabel"], "paddlelabel/sample/bear"
-    polygons: dict[str, list[list[float]]] = {}
-    for part in ("train", "val", "test"):
-        content = json.loads(package.read(f"{base}/semanticSegmentation/coco/{part}.json"))
-        photo = {image["id"]: image["file_name"].rsplit("/", 1)[-1] for image in content["images"]}
-        for annotation in content["annotations"]:
-            polygons.setdefault(photo[annotation["image_id"]], []).extend(annotation["segmentation"])
-    for part in ("images", "masks", "coco/annotations"):
-        (folder / part).mkdir(parents=True)
+    polygons = bear_outlines(package)
+    for part in ("images", "masks"):
+        (folder / part).mkdir()
     for split, numbers in (("train", (1, 2, 3)), ("val", (4,))):
-        (folder / "coco" / split).mkdir()
-        lines, images, annotations = [], [], []
+        lines = []
         for number in numbers:
             name = f"{number}.jpeg"
             data = package.read(f"{base}/img/{name}")
             (folder / "images" / name).write_bytes(data)
-            (folder / "coco" / split / name).write_bytes(data)
             width, height = Image.open(io.BytesIO(data)).size
             if number == 4:
                 mask = Image.new("L", (width, height))
@@ -173,16 +170,46 @@ def bear(folder: Path, files: Mapping[str, Archive]) -> None:
                 mask = package.read(f"{base}/semanticSegmentation/mask/Annotations/{number}.png")
                 (folder / "masks" / f"{number}.png").write_bytes(mask)
             lines.append(f"images/{name} masks/{number}.png")
-            images.append({"id": number, "file_name": name, "width": width, "height": height})
-            for polygon in polygons[name]:
-                annotations.append(
-                    {"id": 10 * number + len(annotations), "image_id": number, "category_id": 1, "iscrowd": 0}
-                    | outline(polygon)
-                )
         (folder / f"{split}.txt").write_text("\n".join(lines) + "\n")
-        content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "bear"}]}
-        (folder / "coco" / "annotations" / f"instances_{split}.json").write_text(json.dumps(content, indent=1) + "\n")
+        write_bear_boxes(folder / "coco", package, split, numbers)
     (folder / "labels.txt").write_text("background\nbear\n")
+
+
+def bear_coco(folder: Path, files: Mapping[str, Archive]) -> None:
+    """All four photos of toy bears with boxes, to be learnt by heart: there is no split to hold out."""
+    write_bear_boxes(folder, files["paddlelabel"], "train", (1, 2, 3, 4))
+
+
+def bear_outlines(package: Archive) -> dict[str, list[list[float]]]:
+    """Polygons [x0, y0, x1, y1, ...] of the toy bears on each photo."""
+    polygons: dict[str, list[list[float]]] = {}
+    for part in ("train", "val", "test"):
+        content = json.loads(package.read(f"paddlelabel/sample/bear/semanticSegmentation/coco/{part}.json"))
+        photo = {image["id"]: image["file_name"].rsplit("/", 1)[-1] for image in content["images"]}
+        for annotation in content["annotations"]:
+            polygons.setdefault(photo[annotation["image_id"]], []).extend(annotation["segmentation"])
+    return polygons
+
+
+def write_bear_boxes(folder: Path, package: Archive, split: str, numbers: tuple[int, ...]) -> None:
+    """One split of a COCO data set with the bear photos of the given numbers; boxes and areas are the polygons'."""
+    polygons = bear_outlines(package)
+    (folder / split).mkdir(parents=True)
+    (folder / "annotations").mkdir(exist_ok=True)
+    images, annotations = [], []
+    for number in numbers:
+        name = f"{number}.jpeg"
+        data = package.read(f"paddlelabel/sample/bear/img/{name}")
+        (folder / split / name).write_bytes(data)
+        width, height = Image.open(io.BytesIO(data)).size
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+        for polygon in polygons[name]:
+            annotations.append(
+                {"id": 10 * number + len(annotations), "image_id": number, "category_id": 1, "iscrowd": 0}
+                | outline(polygon)
+            )
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "bear"}]}
+    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def outline(polygon: list[float]) -> dict:
@@ -236,14 +263,17 @@ PHOTOS = {
 }
 
 
+def photograph(name: str, files: Mapping[str, Archive]) -> bytes:
+    """One of `PHOTOS` as its package has it."""
+    if name in ("china.jpg", "flower.jpg"):
+        return files["scikit-learn"].read(f"sklearn/datasets/images/{name}")
+    return files["scikit-image"].read(f"skimage/data/{name}")
+
+
 def photos(folder: Path, files: Mapping[str, Archive]) -> None:
     """The photographs that scikit-image and scikit-learn bundle, as they are: a tree of images."""
     for name in PHOTOS:
-        if name in ("china.jpg", "flower.jpg"):
-            data = files["scikit-learn"].read(f"sklearn/datasets/images/{name}")
-        else:
-            data = files["scikit-image"].read(f"skimage/data/{name}")
-        (folder / name).write_bytes(data)
+        (folder / name).write_bytes(photograph(name, files))
     (folder / "LICENSE").write_text("".join(f"{name}: {text}\n" for name, text in PHOTOS.items()))
 
 
@@ -316,8 +346,79 @@ def street_mini(folder: Path, files: Mapping[str, Archive]) -> None:
     write(folder, 4, 2, (128, 256), seed=3, min_thickness=16)
 
 
+# Left, top, right and bottom of the 24 coins of scikit-image's coins.png, each an ellipse.
+COINS = (
+    *((24, 36, 66, 73), (82, 39, 119, 73), (133, 29, 178, 73), (192, 29, 238, 73), (256, 34, 296, 71)),
+    *((305, 17, 364, 71), (26, 104, 65, 144), (85, 108, 121, 144), (135, 110, 173, 144), (186, 106, 226, 144)),
+    *((246, 96, 296, 143), (318, 106, 355, 143), (26, 178, 62, 215), (81, 175, 123, 216), (136, 180, 173, 216)),
+    *((190, 170, 235, 215), (252, 173, 296, 215), (316, 156, 378, 218), (19, 234, 73, 287), (93, 245, 135, 286)),
+    *((145, 237, 200, 286), (221, 241, 268, 287), (275, 239, 325, 287), (336, 246, 379, 288)),
+)
+# Photographs behind synthetic scenes; coins.png is not among them.
+BACKGROUNDS = {
+    "train": ("astronaut.png", "brick.png", "chelsea.png", "coffee.png", "gravel.png", "hubble_deep_field.jpg")
+    + ("ihc.png", "rocket.jpg", "china.jpg"),
+    "val": ("camera.png", "grass.png", "retina.jpg", "flower.jpg"),
+}
+
+
+def scene_sources(files: Mapping[str, Archive]) -> Sources:
+    """Cut-outs (toy bears, apples, pears, coins) and photographs that synthetic scenes are composed of. A split has
+    photos and cut-outs of its own, but some toys stand on photos of both, and one photo shows all coins."""
+    from ppvision.data.synthetic.coco import Sources, cut
+
+    package = files["paddlelabel"]
+    cutouts: dict[str, list] = {"train": [], "val": []}
+    for name, polygons in bear_outlines(package).items():
+        photo = rgb(package.read(f"paddlelabel/sample/bear/img/{name}"))
+        for polygon in polygons:
+            cutouts["val" if name == "4.jpeg" else "train"].append(cut(photo, np.reshape(polygon, (-1, 2)), 0))
+    for part in ("train", "val", "test"):
+        content = json.loads(package.read(f"paddlelabel/sample/fruit/instanceSegmentation/coco/{part}.json"))
+        for image in content["images"]:
+            name = image["file_name"].rsplit("/", 1)[-1]
+            photo = rgb(package.read(f"paddlelabel/sample/fruit/img/{name}"))
+            # Drawn on a canvas of the size that the file declares, with the photo in its middle.
+            shift = (np.array([image["width"], image["height"]]) - photo.shape[1::-1]) / 2
+            for annotation in content["annotations"]:
+                if annotation["image_id"] == image["id"]:
+                    outline = np.reshape(annotation["segmentation"][0], (-1, 2)) - shift
+                    split = "val" if name in ("1.jpeg", "2.jpeg") else "train"
+                    cutouts[split].append(cut(photo, outline, 1 if annotation["category_id"] == 2 else 2))
+    photo = rgb(files["scikit-image"].read("skimage/data/coins.png"))
+    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    for number, (left, top, right, bottom) in enumerate(COINS):
+        x, y = (left + right + (right - left) * np.cos(angle)) / 2, (top + bottom + (bottom - top) * np.sin(angle)) / 2
+        cutouts["val" if number % 3 == 2 else "train"].append(cut(photo, np.stack([x, y], 1), 3))
+    backgrounds = {split: [rgb(photograph(name, files)) for name in names] for split, names in BACKGROUNDS.items()}
+    return Sources(((23, "bear"), (53, "apple"), (91, "pear"), (92, "coin")), cutouts, backgrounds)
+
+
+def synthetic_coco(folder: Path, files: Mapping[str, Archive]) -> None:
+    """Synthetic scenes of 192x256 and 256x192 pixels: 600 to train on, 120 held out. Toy bears, apples, pears and coins
+    cut out of real photographs, on real photographs, in the layout of COCO."""
+    from ppvision.data.synthetic.coco import write
+
+    write(folder, 600, 120, scene_sources(files))
+    lines = [f"{name}: {PHOTOS[name]}\n" for names in BACKGROUNDS.values() for name in names]
+    (folder / "LICENSE").write_text("".join([*lines, f"coins.png: {PHOTOS['coins.png']}\n"]))
+
+
+def synthetic_shapes64(folder: Path, files: Mapping[str, Archive]) -> None:
+    """Synthetic shapes on noise, 64x64, four classes, in the layout of COCO: 2,000 to train on, 500 held out."""
+    from ppvision.data.synthetic.coco import write_shapes
+
+    write_shapes(folder)
+
+
+def rgb(data: bytes) -> np.ndarray:
+    """uint8 [H,W,3] of an encoded picture."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
 SAMPLES: dict[str, Sample] = {
     "bear": Sample("4 photos with masks (seg_list) and boxes (coco/: coco)", ("paddlelabel",), bear),
+    "bear_coco": Sample("the same 4 photos with boxes, all in train (coco)", ("paddlelabel",), bear_coco),
     "fruit": Sample("4 photos with faulty annotations (coco, seg_list), for `data check`", ("paddlelabel",), fruit),
     "photos": Sample("14 photographs (images)", ("scikit-image", "scikit-learn"), photos),
     "digits": Sample("1,797 digits 8x8 (imagefolder)", ("scikit-learn",), digits),
@@ -329,6 +430,12 @@ SAMPLES: dict[str, Sample] = {
     ),
     "street": Sample("80 synthetic street scenes (cityscapes)", (), street),
     "street_mini": Sample("6 small synthetic street scenes (cityscapes)", (), street_mini),
+    "synthetic_coco": Sample(
+        "720 synthetic scenes of real photographs (coco)",
+        ("paddlelabel", "scikit-image", "scikit-learn"),
+        synthetic_coco,
+    ),
+    "synthetic_shapes64": Sample("2,500 synthetic pictures of shapes 64x64 (coco)", (), synthetic_shapes64),
 }
 GROUPS = {"samples": ("bear", "fruit", "photos", "digits")}
 

@@ -9,6 +9,7 @@ A sample is a dict of numpy arrays. Its geometry lives in *continuous* pixel coo
 | `label`, `label_*` (two axes) | integer [H,W] | map: nearest pixel, padded with 255 |
 | `label` (no axis) | int | stays |
 | `boxes` with `classes`, `crowd` | float32 [n,4] xyxy, int64 [n], bool [n] | corners, clipped and dropped together |
+| `areas` of boxes | float32 [n], of the outline | scaled; a crop leaves the share that it leaves of the box |
 | `keypoints` | float32 [n,2] xy | points, never dropped |
 | `points` | float32 [n,d], sensor coordinates | stays; concatenated by collate |
 | `size`, `inner`, `geometry` | (h, w), (h, w), float64 [3,3] | see `start` |
@@ -29,14 +30,15 @@ ROWS: dict[str, str] = {
     "boxes": "boxes",
     "classes": "boxes",
     "crowd": "boxes",
+    "areas": "boxes",
     "keypoints": "keypoints",
     "points": "points",
 }
 
 
 def is_picture(key: str) -> bool:
-    """Whether `key` names an image, to be interpolated."""
-    return key == "image" or key.startswith("image_")
+    """Whether `key` names an image, to be interpolated; `image_id` is a number."""
+    return key == "image" or (key.startswith("image_") and key != "image_id")
 
 
 def is_map(key: str, value: Any) -> bool:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import array
 import os
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ppvision.data.base import Dataset, read_class_names, voc_palette
+from ppvision.data import lists
+from ppvision.data.base import Dataset, voc_palette
 from ppvision.data.index import PackedStrings
-from ppvision.errors import UserError
+from ppvision.errors import UserError, require
 
 __all__ = ["ListFile"]
 
@@ -42,26 +44,17 @@ class ListFile(Dataset):
         label_maps: str | None = None,
     ):
         super().__init__(root, split)
+        lists.check_separator(separator)
         self.separator, self.label_maps = separator, label_maps
-        self.list = os.path.join(self.root, f"{split}.txt")
-        if not os.path.isfile(self.list):
-            found = self.splits(self.root)
-            there = f"; lists found: {', '.join(found)}" if found else ""
-            raise UserError(f"data.root '{self.root}' has no list '{split}.txt'{there}; it should hold {self.layout()}")
-        names = os.path.join(self.root, "labels.txt")
-        self.class_names = read_class_names(names) if os.path.isfile(names) else []
-        self.num_classes = num_classes if num_classes is not None else len(self.class_names)
-        if self.num_classes < 1:
-            raise UserError(
-                f"{self.root}: number of classes unknown: set num_classes, or write labels.txt (a name per line)"
-            )
-        if self.class_names and len(self.class_names) != self.num_classes:
-            raise UserError(f"{names}: {len(self.class_names)} names but num_classes is {self.num_classes}")
-        self.class_names = self.class_names or [str(k) for k in range(self.num_classes)]
+        there = label_maps is None or os.path.isdir(os.path.join(self.root, label_maps))
+        require(there, "label_maps", f"is no folder below {self.root}: '{label_maps}'")
+        self.list = lists.find_list(self.root, split, self.layout())
+        self.class_names = lists.class_names(self.root, num_classes, "{}")
+        self.num_classes = len(self.class_names)
         self.palette = voc_palette(self.num_classes)
-        labels, lines = array.array("i"), array.array("i")
-        self.images = PackedStrings(self._images(labels, lines))
-        self._labels, self._lines = np.array(labels, np.int32), np.array(lines, np.int32)
+        labels, numbers = array.array("i"), array.array("i")
+        self.images = PackedStrings(self._images(labels, numbers))
+        self._labels, self._lines = np.array(labels, np.int32), np.array(numbers, np.int32)
         self.require_samples()
 
     def layout(self) -> str:
@@ -69,27 +62,23 @@ class ListFile(Dataset):
 
     @classmethod
     def splits(cls, root: str) -> list[str]:
-        names = (os.path.splitext(name) for name in os.listdir(root))
-        return sorted(stem for stem, suffix in names if suffix == ".txt" and stem != "labels")
+        return lists.splits(root)
 
     def where(self, index: int) -> str:
         return f"{self.list}:{self._lines[index]}"
 
-    def _images(self, labels: array.array, lines: array.array) -> Iterator[str]:
+    def _images(self, labels: array.array, numbers: array.array) -> Iterator[str]:
         """Path of every line that is not empty; its class and number are appended."""
-        with open(self.list, encoding="utf-8-sig", errors="surrogateescape") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                fields = [field.strip() for field in line.strip().rsplit(self.separator, 1)]
-                if len(fields) != 2 or not fields[0] or not fields[1].isdecimal():
-                    raise UserError(f"{self.list}:{number}: expected `image class_number`, got '{line.strip()[:80]}'")
-                label = int(fields[1])
-                if label >= self.num_classes:
-                    raise UserError(f"{self.list}:{number}: class {label}, but num_classes is {self.num_classes}")
-                labels.append(label)
-                lines.append(number)
-                yield fields[0]
+        for number, line in lists.lines(self.list):
+            fields = [field.strip() for field in line.strip().rsplit(self.separator, 1)]
+            if len(fields) != 2 or not fields[0] or not (fields[1].isascii() and fields[1].isdecimal()):
+                raise UserError(f"{self.list}:{number}: expected `image class_number`, got '{line.strip()[:80]}'")
+            label = int(fields[1]) if len(fields[1]) < 10 else self.num_classes
+            if label >= self.num_classes:
+                raise UserError(f"{self.list}:{number}: class {fields[1]:.20}, but num_classes is {self.num_classes}")
+            labels.append(label)
+            numbers.append(number)
+            yield fields[0]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -114,8 +103,8 @@ class ListFile(Dataset):
         try:
             with np.load(path) as arrays:
                 ids, scores = arrays["ids"].astype(np.int32), arrays["scores"].astype(np.float32)
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             self.fail(index, f"label map '{path}' cannot be read ({error})")
-        if ids.ndim != 3 or ids.shape != scores.shape or ids.min() < 0 or ids.max() >= self.num_classes:
+        if ids.ndim != 3 or not ids.size or ids.shape != scores.shape or ids.min() < 0 or ids.max() >= self.num_classes:
             self.fail(index, f"label map '{path}': ids and scores are [n,h,w] with classes 0..{self.num_classes - 1}")
         return {"token_ids": ids, "token_scores": scores}

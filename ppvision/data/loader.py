@@ -52,7 +52,8 @@ class Loader:
     """Batches of a data set.
 
     Args:
-        dataset: `len()`, `[i] -> dict`, `name(i)`.
+        dataset: `len()`, `[i] -> dict`, `name(i)`; where it has `groups` (one number per sample), shuffled training
+            batches are of one group each.
         transform: called with (sample, generator); None for none. A `Compose`, usually.
         batch_size: samples per batch and rank.
         shuffle: permute every pass.
@@ -107,6 +108,7 @@ class Loader:
             world_size=world_size,
             drop_last=drop_last,
             repeats=repeats,
+            groups=getattr(dataset, "groups", None),
         )
         self.bad: dict[int, str] = {}
 

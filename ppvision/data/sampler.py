@@ -9,6 +9,10 @@ End of an epoch, training (`batch`): the last global batch is either dropped (`d
 beginning of the same epoch's order. Every rank gets the same number of full batches, so no rank waits for another.
 Evaluation (`part`): nothing is added or dropped; the parts are disjoint, their union is everything once, and the last
 parts may be smaller or empty.
+
+Groups (pictures of like proportions, say): the order of an epoch is rearranged so that every global batch, and with it
+the batch of every rank, is of one group, as far as the groups go: a global batch stands where its last sample stood in
+the permutation; what is left over of the groups, less than a global batch of each, is mixed and comes last.
 """
 
 from __future__ import annotations
@@ -39,6 +43,8 @@ class Order:
         world_size: processes that share the global batch.
         drop_last: drop an incomplete global batch of an epoch instead of completing it (training only).
         repeats: passes per epoch.
+        groups: integer [num_samples], the group of every sample, to keep training batches of one group (with
+            `shuffle`); None for no groups.
 
     Raises:
         UserError: an empty data set, or one smaller than a global batch with `drop_last`.
@@ -55,6 +61,7 @@ class Order:
         world_size: int = 1,
         drop_last: bool = False,
         repeats: int = 1,
+        groups: np.ndarray | None = None,
     ):
         if num_samples < 1:
             raise UserError("the data set is empty: no batch can be made of it")
@@ -72,7 +79,11 @@ class Order:
                 f"{self.total} samples do not fill one batch of {self.group} ({world_size} x {batch_size}) and "
                 "incomplete batches are dropped: lower batch_size or raise train.repeats"
             )
+        if groups is not None and len(groups) != num_samples:
+            raise ValueError(f"{len(groups)} groups are given for {num_samples} samples")
+        self.groups = groups if shuffle else None
         self._permutations: dict[int, np.ndarray] = {}
+        self._arranged: tuple[int, np.ndarray] | None = None
 
     def batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Batch `number` of an endless stream on this rank.
@@ -82,7 +93,10 @@ class Order:
         """
         epoch, number = divmod(number, self.batches)
         first = number * self.group + self.rank * self.batch_size
-        return self._at(epoch, np.arange(first, first + self.batch_size) % self.total)
+        positions = np.arange(first, first + self.batch_size) % self.total
+        if self.groups is not None:
+            positions = self._arrangement(epoch)[positions]
+        return self._at(epoch, positions)
 
     def part(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """This rank's share of global batch `number` of a single pass.
@@ -108,6 +122,22 @@ class Order:
         for p in wanted:
             indices[passes == p] = self._permutations[int(p)][offsets[passes == p]]
         return indices, passes
+
+    def _arrangement(self, epoch: int) -> np.ndarray:
+        """Positions 0..total-1 of an epoch in the order that keeps groups together: int64 [total]."""
+        if self._arranged is None or self._arranged[0] != epoch:
+            indices, _ = self._at(epoch, np.arange(self.total))
+            groups = np.asarray(self.groups)[indices]
+            blocks, rest = [], []
+            for group in np.unique(groups):
+                members = np.flatnonzero(groups == group)
+                full = len(members) // self.group * self.group
+                blocks.append(members[:full].reshape(-1, self.group))
+                rest.append(members[full:])
+            blocks = np.concatenate(blocks)
+            blocks = blocks[np.argsort(blocks[:, -1])]
+            self._arranged = (epoch, np.concatenate([blocks.ravel(), np.sort(np.concatenate(rest))]))
+        return self._arranged[1]
 
     def _permutation(self, number: int) -> np.ndarray:
         if number in self._permutations:

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 from ppvision.data.fields import IGNORE, ROWS, is_map, is_picture, start
-from ppvision.errors import UserError, did_you_mean
+from ppvision.errors import UserError, blame, did_you_mean, require, within
 
 Sample = dict[str, Any]
 
@@ -35,6 +35,7 @@ INTERPOLATIONS = {
     "cubic": cv2.INTER_CUBIC,
     "area": cv2.INTER_AREA,
 }
+MAX_PIXELS = 1 << 28  # of one picture; a slip in a size must not take the machine's memory
 MIN_BOX = 1.0  # pixels; a box of which a crop leaves less in height or width is dropped
 
 
@@ -51,7 +52,8 @@ class Compose:
         """`rng` may be left out where nothing is random (evaluation, deployment)."""
         sample = start(sample)
         for transform in self.transforms:
-            sample = transform(sample, rng)
+            with blame(transform, "transforms", "it is called as transform(sample, rng) and gives the sample"):
+                sample = transform(sample, rng)
         return sample
 
     def __repr__(self) -> str:
@@ -72,12 +74,15 @@ def build_transforms(components: Iterable[Any] | None, where: Callable[[str], st
 
 
 def warp_annotations(sample: Sample, matrix: np.ndarray) -> Sample:
-    """Move what has coordinates (`geometry`, `boxes`, `keypoints`) by a [3,3] that scales, mirrors and shifts."""
+    """Move what has coordinates (`geometry`, `boxes` and `areas`, `keypoints`) by a [3,3] that scales, mirrors and
+    shifts."""
     sample["geometry"] = matrix @ sample["geometry"]
     scale, shift = np.array([matrix[0, 0], matrix[1, 1]]), matrix[:2, 2]
     if "boxes" in sample:
         a, b = (sample["boxes"][:, i : i + 2] * scale + shift for i in (0, 2))
         sample["boxes"] = np.concatenate([np.minimum(a, b), np.maximum(a, b)], axis=1).astype(np.float32)
+    if "areas" in sample:
+        sample["areas"] = (sample["areas"] * abs(scale[0] * scale[1])).astype(np.float32)
     if "keypoints" in sample:
         sample["keypoints"] = (sample["keypoints"] * scale + shift).astype(np.float32)
     return sample
@@ -86,6 +91,7 @@ def warp_annotations(sample: Sample, matrix: np.ndarray) -> Sample:
 def resize(sample: Sample, height: int, width: int, interpolation: str = "linear") -> Sample:
     """The sample at another size; maps by the nearest pixel centre."""
     sample, (h, w) = _whole(sample, "resize"), sample["image"].shape[:2]
+    _affordable(sample, "resized", height, width)
     if (h, w) != (height, width):
         flag = INTERPOLATIONS[interpolation]
         for key, value in sample.items():
@@ -109,6 +115,7 @@ def pad(sample: Sample, height: int, width: int, value: float = 0, ignore: int =
     """Extend at the bottom and right to at least `height` x `width`; `inner` is left to the caller."""
     sample, (h, w) = dict(sample), sample["image"].shape[:2]
     bottom, right = max(height - h, 0), max(width - w, 0)
+    _affordable(sample, "padded", h + bottom, w + right)
     if bottom or right:
         for key, array in sample.items():
             if is_picture(key):
@@ -119,10 +126,10 @@ def pad(sample: Sample, height: int, width: int, value: float = 0, ignore: int =
     return sample
 
 
-def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
+def crop(sample: Sample, top: int, left: int, height: int, width: int, min_box: float = MIN_BOX) -> Sample:
     """Cut out a window that lies inside the image.
 
-    Boxes are clipped to it, and dropped where less than a pixel is left.
+    Boxes are clipped to it, and dropped where nothing, or less than `min_box` pixels in height or width, is left.
     """
     sample = dict(sample)
     for key, value in sample.items():
@@ -131,8 +138,12 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
     warp_annotations(sample, np.array([[1.0, 0, -left], [0, 1, -top], [0, 0, 1]]))
     if "boxes" in sample:
         boxes = np.clip(sample["boxes"], 0, np.array([width, height, width, height], np.float32))
-        kept = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_BOX).all(1)
+        sides, whole = boxes[:, 2:] - boxes[:, :2], sample["boxes"][:, 2:] - sample["boxes"][:, :2]
+        kept = ((sides >= min_box) & (sides > 0)).all(1)
         sample["boxes"] = boxes
+        if "areas" in sample:
+            share = np.divide(sides, whole, out=np.zeros_like(sides), where=whole > 0).prod(1)
+            sample["areas"] = sample["areas"] * share
         for key, group in ROWS.items():
             if group == "boxes" and key in sample:
                 sample[key] = sample[key][kept]
@@ -157,24 +168,39 @@ def _whole(sample: Sample, verb: str) -> Sample:
     return dict(sample)
 
 
-def _pair(size: int | Sequence[int], name: str) -> tuple[int, int]:
+def _affordable(sample: Sample, verb: str, height: int, width: int) -> None:
+    h, w = sample["image"].shape[:2]
+    if height * width > max(MAX_PIXELS, 4 * h * w):
+        raise UserError(
+            f"{sample.get('name') or 'image'}: {h}x{w} would be {verb} to {height}x{width}, more than {MAX_PIXELS:,} "
+            "pixels; give Resize a max, or leave the image out"
+        )
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
-        raise UserError(f"{name} must be [height, width] of positive integers, not {size!r}")
+    fine = len(pair) == 2 and all(isinstance(n, int) and n > 0 for n in pair)
+    require(fine, "size", f"must be [height, width] of positive integers, not {size!r}")
+    require(pair[0] * pair[1] <= MAX_PIXELS, "size", f"may have {MAX_PIXELS:,} pixels at most, not {size!r}")
+    return pair
+
+
+def size_range(values: Sequence[float], key: str, high: float = math.inf) -> tuple[float, float]:
+    pair = tuple(values)
+    fine = len(pair) == 2 and 0 < pair[0] <= pair[1] <= high and math.isfinite(pair[1])
+    limit = f", above 0 and at most {high:g}" if math.isfinite(high) else ", above 0"
+    require(fine, key, f"is [smallest, largest]{limit}, not {list(values)}")
     return pair
 
 
 def _interpolation(name: str) -> str:
-    if name not in INTERPOLATIONS:
-        raise UserError(
-            f"no interpolation '{name}'{did_you_mean(name, INTERPOLATIONS)} (one of {', '.join(INTERPOLATIONS)})"
-        )
+    near = did_you_mean(name, INTERPOLATIONS)
+    require(name in INTERPOLATIONS, "interpolation", f"is one of {', '.join(INTERPOLATIONS)}, not '{name}'{near}")
     return name
 
 
 def _probability(p: float) -> float:
-    if not 0 <= p <= 1:
-        raise UserError(f"p must lie in 0..1, not {p}")
+    within(0, 1, p=p)
     return p
 
 
@@ -210,14 +236,11 @@ class Resize:
     ):
         if sum(v is not None for v in (size, short, long)) != 1:
             raise UserError("Resize needs exactly one of size, short and long")
-        if max is not None and short is None:
-            raise UserError("Resize: max goes with short")
-        if keep_ratio and size is None:
-            raise UserError("Resize: keep_ratio goes with size (short and long always keep it)")
-        for name, value in (("short", short), ("max", max), ("long", long), ("multiple_of", multiple_of)):
-            if value is not None and value < 1:
-                raise UserError(f"Resize: {name} must be at least 1, not {value}")
-        self.size = None if size is None else _pair(size, "Resize.size")
+        require(max is None or short is not None, "max", "goes with short")
+        require(not keep_ratio or size is not None, "keep_ratio", "goes with size (short and long always keep it)")
+        within(1, MAX_PIXELS, short=short, max=max, long=long)
+        within(1, 1 << 14, multiple_of=multiple_of)
+        self.size = None if size is None else _pair(size)
         self.short, self.max, self.long = short, max, long
         self.keep_ratio, self.multiple_of, self.interpolation = keep_ratio, multiple_of, _interpolation(interpolation)
 
@@ -251,8 +274,9 @@ class RandomScale:
     """
 
     def __init__(self, min: float = 0.5, max: float = 2.0, step: float = 0.25):
-        if not 0 < min <= max or step < 0:
-            raise UserError(f"RandomScale needs 0 < min <= max and step >= 0, not min {min}, max {max}, step {step}")
+        within(0, 1000, min=min, max=max, step=step)
+        require(0 < min <= max, "min", f"must be above 0 and at most max, got min {min}, max {max}")
+        require(not step or (max - min) / step < 1e4, "step", f"is too fine for {min} to {max}, got {step}")
         self.min, self.max = min, max
         self.factors = np.linspace(min, max, int((max - min) / step + 0.5) + 1) if step else None
 
@@ -275,9 +299,8 @@ class RandomCrop:
     """
 
     def __init__(self, size: list[int], pad_value: float = 127.5, ignore: int = IGNORE):
-        if not 0 <= pad_value <= 255 or not 0 <= ignore <= 255:
-            raise UserError(f"RandomCrop: pad_value and ignore must lie in 0..255, not {pad_value} and {ignore}")
-        self.size, self.pad_value, self.ignore = _pair(size, "RandomCrop.size"), pad_value, ignore
+        within(0, 255, pad_value=pad_value, ignore=ignore)
+        self.size, self.pad_value, self.ignore = _pair(size), pad_value, ignore
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         sample = pad(_whole(sample, "crop"), *self.size, self.pad_value, self.ignore)
@@ -311,11 +334,8 @@ class ColorJitter:
     def __init__(
         self, brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4, hue: float = 18.0, p: float = 0.5
     ):
-        given = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
-        for name, value in given.items():
-            if value < 0 or (name == "hue" and value > 180):
-                limit = "0 to 180 degrees" if name == "hue" else "at least 0"
-                raise UserError(f"ColorJitter: {name} must be {limit}, got {value}")
+        within(0, 1, brightness=brightness, contrast=contrast, saturation=saturation)
+        within(0, 180, hue=hue)
         self.strength, self.p = (brightness, contrast, saturation, hue), _probability(p)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -369,9 +389,11 @@ class PadTo:
     """
 
     def __init__(self, size: list[int] | None = None, multiple: int = 1, value: float = 0.0):
-        if size is None and multiple < 2:
+        if size is None and multiple == 1:
             raise UserError("PadTo needs size or multiple (2 or more)")
-        self.size, self.multiple, self.value = (1, 1) if size is None else _pair(size, "PadTo.size"), multiple, value
+        within(1, 1 << 14, multiple=multiple)
+        within(0, 255, value=value)
+        self.size, self.multiple, self.value = (1, 1) if size is None else _pair(size), multiple, value
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> Sample:
         wanted = (max(a, b) for a, b in zip(self.size, sample["image"].shape))
@@ -396,9 +418,7 @@ class RandomResizedCrop:
         ratio: list[float] = (3 / 4, 4 / 3),
         interpolation: str = "linear",
     ):
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1 or len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]:
-            raise UserError(f"RandomResizedCrop: scale and ratio are [smallest, largest], not {scale} and {ratio}")
-        self.size, self.scale, self.ratio = _pair(size, "RandomResizedCrop.size"), tuple(scale), tuple(ratio)
+        self.size, self.scale, self.ratio = _pair(size), size_range(scale, "scale", 1.0), size_range(ratio, "ratio")
         self.interpolation = _interpolation(interpolation)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -425,7 +445,7 @@ class CenterCrop:
     """The window of `size` [height, width] at the centre; a side that is shorter than it stays as it is."""
 
     def __init__(self, size: list[int]):
-        self.size = _pair(size, "CenterCrop.size")
+        self.size = _pair(size)
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> Sample:
         height, width = sample["image"].shape[:2]

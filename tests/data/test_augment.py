@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from ppvision.data import augment
 from ppvision.data.augment import COLOURS, GEOMETRY, OPERATIONS, RandAugment, RandomErasing
 from ppvision.data.fields import start
-from ppvision.errors import UserError
+from ppvision.errors import ArgumentError, UserError
 
 
 def picture(size=(24, 32)) -> np.ndarray:
@@ -105,10 +105,14 @@ class TestRandAugment:
             with pytest.raises(UserError, match="for whole images"):
                 RandAugment()(start({"image": picture(), **more}), np.random.default_rng(0))
 
-    @pytest.mark.parametrize("kwargs", [{"magnitude": 11}, {"p": 2}, {"std": -1}, {"operations": ["Rotat"]}])
+    @pytest.mark.parametrize(
+        "kwargs",
+        [{"magnitude": 11}, {"p": 2}, {"std": -1}, {"num_ops": -1}, {"operations": ["Rotat"]}, {"operations": []}],
+    )
     def test_mistakes_are_named(self, kwargs):
-        with pytest.raises(UserError, match="RandAugment"):
+        with pytest.raises(ArgumentError) as caught:
             RandAugment(**kwargs)
+        assert caught.value.key in kwargs
 
 
 class TestRandomErasing:
@@ -138,7 +142,8 @@ class TestRandomErasing:
         image = np.zeros((1, 1, 3), np.uint8)
         assert RandomErasing(p=1.0)({"image": image}, np.random.default_rng(0))["image"] is image
 
-    @pytest.mark.parametrize("kwargs", [{"p": 1.5}, {"area": [0.5, 0.1]}, {"ratio": [0, 1]}])
+    @pytest.mark.parametrize("kwargs", [{"p": 1.5}, {"area": [0.5, 0.1]}, {"area": [0.1, 2]}, {"ratio": [0, 1]}])
     def test_mistakes_are_named(self, kwargs):
-        with pytest.raises(UserError):
+        with pytest.raises(ArgumentError) as caught:
             RandomErasing(**kwargs)
+        assert caught.value.key in kwargs

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppvision.data.check import FORMATS, box_fault, check, check_config
+from ppvision.data.check import FORMATS, check, check_config
+from ppvision.data.coco import Coco, box_fault
 from ppvision.data.fetch import fetch
 from ppvision.data.synthetic import street
 from ppvision.errors import UserError
@@ -316,6 +317,80 @@ class TestBoxes:
         # True equals 1, the id that was there.
         assert not report.ok or (key in ("id", "image_id") and value is True)
 
+    def test_outline_instead_of_a_box(self, boxes):
+        first, second, third = boxes["annotations"]
+        for entry, outline in (
+            (first, [[0, 0, 29, 0, 29, 19]]),
+            (second, {"size": [20, 30], "counts": [45, 10, 545]}),
+            (third, [[1, 2, 31, 2, 31, 10]]),
+        ):
+            del entry["bbox"]
+            entry["segmentation"] = outline
+        only(boxes.save(), "annotation 12 of 'b.jpg'", "leaves the image")
+        third["segmentation"] = {"size": [20, 30], "counts": [45, 10]}
+        only(boxes.save(), "annotation 12 of 'b.jpg'", "run lengths")
+
+    def test_outline_that_nothing_depends_on_is_a_note(self, boxes):
+        boxes["annotations"][0]["segmentation"] = [[1, 2, 3]]
+        boxes["annotations"][1]["segmentation"] = {"size": [20, 31], "counts": [620]}
+        report = boxes.save()
+        assert report.ok and len(report.notes) == 2
+        assert "annotation 10 of 'a.jpg'" in report.notes[0] and "outline is of 20x31 pixels" in report.notes[1]
+
+    def test_flags_and_areas(self, boxes):
+        boxes["annotations"][0]["area"] = math.nan
+        boxes["annotations"][1]["iscrowd"] = 3
+        first, second = sorted(boxes.save().faults)
+        assert "annotation 10 of 'a.jpg': area nan" in first and "annotation 11: iscrowd 3" in second
+
+    def test_turned_image_of_the_right_size_is_a_note(self, boxes, tmp_path):
+        rotated(tmp_path / "train" / "b.jpg", orientation=3)
+        report = boxes.save()
+        assert report.ok and len(report.notes) == 1
+        assert "b.jpg: EXIF orientation 3 is applied to the image, not to its boxes" in report.notes[0]
+
+    def test_splits_must_not_share_images_and_must_share_classes(self, boxes, tmp_path):
+        boxes["categories"][0]["name"] = "hound"
+        (tmp_path / "val").mkdir()
+        (tmp_path / "val" / "c.jpg").write_bytes((tmp_path / "train" / "a.jpg").read_bytes())
+        val = dict(boxes, images=[dict(boxes["images"][0], file_name="c.jpg")], annotations=[])
+        val["categories"] = [{"id": 5, "name": "dog"}, {"id": 7, "name": "cat"}]
+        (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(val))
+        first, second = boxes.save().faults
+        assert "instances_val.json: categories differ from those of" in first and "5 'dog'" in first
+        assert "val/c.jpg: same bytes as" in second and "leakage" in second
+
+    def test_two_categories_of_one_name(self, boxes):
+        boxes["categories"][0]["name"] = "cat"
+        only(boxes.save(), "instances_train.json", "2 categories are called 'cat'")
+
+    def test_options_of_the_data_set(self, boxes, tmp_path):
+        boxes["annotations"][1]["bbox"] = [1, 1, 0, 5]
+        boxes.save()
+        assert not check("coco", tmp_path, "train", clip=False).ok
+        report = check("coco", tmp_path, "train", bad_boxes="drop")
+        assert report.ok and "annotation 11 of 'a.jpg'" in report.notes[0]  # training leaves it out
+        with pytest.raises(UserError, match="category_ids: 6 is none of them"):
+            check("coco", tmp_path, "train", category_ids=[6])
+        with pytest.raises(UserError, match="'coco'.*nonsense"):
+            check("coco", tmp_path, "train", nonsense=1)
+
+    def test_recipe_that_reads_one_split_in_two_ways(self, boxes, tmp_path):
+        from types import SimpleNamespace as Plain
+
+        train, val = (Plain(type=None, kwargs={"split": "train", "clip": clip}) for clip in (True, False))
+        report = check_config(Plain(data=Plain(type="coco", root=str(tmp_path), train=train, val=val)))
+        assert report.ok and len(report.splits) == 2
+
+    def test_what_passes_is_what_training_reads(self, boxes, tmp_path):
+        assert boxes.save().ok
+        data = Coco(tmp_path, "train")
+        assert [len(data[i]["boxes"]) for i in range(2)] == [2, 1]
+        boxes["annotations"][0]["bbox"] = [1, 1, 0, 5]
+        assert not boxes.save().ok
+        with pytest.raises(UserError, match="annotation 10"):
+            Coco(tmp_path, "train")[0]
+
     def test_no_such_split(self, boxes, tmp_path):
         with pytest.raises(UserError, match="instances_test.json does not exist"):
             check("coco", tmp_path, "test")
@@ -337,6 +412,11 @@ class TestSamples:
         for name in ("train/image/2.jpeg", "train/image/4.jpeg", "val/image/3.jpeg"):
             assert any(name in fault and "1008x756" in fault for fault in faults)
         assert sum("leaves the image" in fault for fault in faults) == 7
+        for split, wrong in (("train", ("image/2.jpeg", "image/4.jpeg")), ("val", ("image/3.jpeg",))):
+            data = Coco(root, split)  # and training stops at the first
+            for i, name in enumerate(wrong):
+                with pytest.raises(UserError, match=f"{split}.json: image '{name}' is .* but is said to be 1008x756"):
+                    data[i]
         only(check("seg_list", root), "train.txt:2", "Annotations/3.png", "colour")
 
     def test_digits_and_photos(self, folder):

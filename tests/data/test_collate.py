@@ -14,6 +14,7 @@ def sample(height: int, width: int, num_boxes: int = 0, **more) -> dict:
         "boxes": rng.random((num_boxes, 4)).astype(np.float32),
         "classes": np.full(num_boxes, height),
         "crowd": np.zeros(num_boxes, bool),
+        "areas": np.full(num_boxes, width, np.float32),
         "name": f"{height}.png",
         **more,
     }
@@ -41,6 +42,21 @@ def test_ragged_rows_are_concatenated():
     assert batch["boxes"].shape == (5, 4) and batch["boxes"].dtype == np.float32
     assert batch["boxes_offsets"].tolist() == [0, 2, 2, 5] and batch["boxes_offsets"].dtype == np.int64
     assert batch["classes"].tolist() == [4, 4, 6, 6, 6] and batch["crowd"].dtype == bool
+    assert batch["areas"].tolist() == [4, 4, 6, 6, 6] and batch["areas"].dtype == np.float32
+
+
+def test_boxes_of_mixed_sizes_and_of_none():
+    """Upright, lying and padded pictures together; then a batch without a single object."""
+    samples = [Compose([PadTo(multiple=8)])(sample(5, 9, 2)), sample(12, 3, 1), sample(2, 2, 0)]
+    batch = collate(samples)
+    assert batch["image"].shape == (3, 12, 16, 3) and batch["canvas"].tolist() == [[8, 16], [12, 3], [2, 2]]
+    assert batch["valid"].sum((1, 2)).tolist() == [45, 36, 4] == batch["inner"].prod(1).tolist()
+    for row, (height, width) in enumerate(batch["inner"]):
+        assert batch["valid"][row, :height, :width].all()
+    assert batch["boxes_offsets"].tolist() == [0, 2, 3, 3] and np.array_equal(batch["boxes"][2:], samples[1]["boxes"])
+    none = collate([sample(4, 4), sample(5, 5)])
+    assert none["boxes"].shape == (0, 4) and none["boxes_offsets"].tolist() == [0, 0, 0]
+    assert none["classes"].dtype == np.int64 and none["crowd"].dtype == bool and none["areas"].dtype == np.float32
 
 
 def test_class_labels_and_other_keys():

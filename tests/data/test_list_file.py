@@ -78,3 +78,35 @@ def test_check_counts_and_finds_a_missing_image(root):
     assert report.ok and report.splits["train_list"].classes == {"cat": 1, "dog": 1, "owl": 1}
     (root / "c.png").unlink()
     assert "train_list.txt:4: image 'c.png' does not exist" in check("list_file", root).faults[0]
+
+
+def test_a_separator_or_folder_that_cannot_be(root):
+    with pytest.raises(UserError, match="'separator' must not be empty"):
+        ListFile(str(root), "train_list", separator="")
+    with pytest.raises(UserError, match="'label_maps' is no folder below .*: 'maps'"):
+        ListFile(str(root), "train_list", label_maps="maps")
+    (root / "labels.txt").unlink()
+    with pytest.raises(UserError, match="'num_classes' must be from 1 to 100000, got 1000000000"):
+        ListFile(str(root), "train_list", num_classes=10**9)
+
+
+@pytest.mark.parametrize("number", ["99999999999999999999", "\u0663", "-1", "1.0"])
+def test_a_number_that_is_no_class(root, number):
+    (root / "train_list.txt").write_text(f"c.png {number}\n")
+    with pytest.raises(UserError, match="train_list.txt:1: "):
+        ListFile(str(root), "train_list")
+
+
+@pytest.mark.parametrize("kind", ["text", "zip", "npy", "empty"])
+def test_a_label_map_that_is_none_is_one_line(root, kind):
+    (root / "maps").mkdir()
+    path = root / "maps/c.npz"
+    if kind == "npy":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    elif kind == "empty":
+        np.savez(path, ids=np.zeros((0, 2, 2)), scores=np.zeros((0, 2, 2)))
+    else:
+        path.write_bytes(b"PK\x03\x04 nothing" if kind == "zip" else b"text")
+    with pytest.raises(UserError, match="train_list.txt:4: label map '.*c.npz'"):
+        ListFile(str(root), "train_list", label_maps="maps")[2]

@@ -151,6 +151,45 @@ def large(self, i: int) -> dict:
     return {"image": np.full((300, 400, 3), i, np.uint8), "name": self.name(i)}
 
 
+class Proportions(Numbers):
+    """Every third picture is upright, and `groups` says so."""
+
+    def __init__(self, count: int = 20):
+        super().__init__(count)
+        self.groups = (np.arange(count) % 3 > 0).astype(np.uint8)
+
+    def __getitem__(self, i: int) -> dict:
+        shape = (4, 6, 3) if i % 3 else (6, 4, 3)
+        return {"image": np.full(shape, i, np.uint8), "name": self.name(i)}
+
+
+class TestGroups:
+    def test_batches_of_one_group_waste_no_padding(self):
+        plain, grouped = Proportions(48), Proportions(48)
+        plain.groups = None
+        batches = {d: take(Loader(d, None, batch_size=4, shuffle=True).stream(), 24) for d in (plain, grouped)}
+        assert not all(b["valid"].all() for b in batches[plain])
+        assert all(b["valid"].all() for b in batches[grouped])
+        for first in (0, 12):  # everything once an epoch, as ever
+            assert sorted(i for b in batches[grouped][first : first + 12] for i in b["index"]) == list(range(48))
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_resumes_and_is_shared_by_ranks(self, workers):
+        def batches(start: int, count: int, **kwargs) -> list[dict]:
+            loader = Loader(Proportions(), None, shuffle=True, seed=3, workers=workers, drop_last=True, **kwargs)
+            return take(loader.stream(start), count)
+
+        straight = batches(0, 9, batch_size=4)
+        assert_same(batches(6, 3, batch_size=4), straight[6:])
+        ranks = [batches(0, 9, batch_size=2, rank=r, world_size=2) for r in range(2)]
+        for k, one in enumerate(straight):
+            assert np.array_equal(np.concatenate([r[k]["index"] for r in ranks]), one["index"])
+
+    def test_evaluation_keeps_the_order(self):
+        loader = Loader(Proportions(), None, batch_size=4, shuffle=False)
+        assert [i for b in loader for i in b["index"]] == list(range(20))
+
+
 class TestSinglePass:
     @pytest.mark.parametrize("workers", [0, 2])
     @pytest.mark.parametrize("count, world_size", [(13, 1), (13, 2), (9, 4), (1, 3)])

@@ -88,3 +88,53 @@ def test_refusals():
         Order(0, 1, shuffle=False)
     with pytest.raises(UserError, match="batch_size and repeats must be at least 1"):
         Order(5, 0, shuffle=False)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 60), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 99)
+)
+def test_groups_stay_together_and_nothing_is_lost(num, batch_size, world_size, repeats, kinds, seed):
+    groups = np.random.default_rng(seed).integers(0, kinds, num)
+    kwargs = dict(shuffle=True, seed=seed, repeats=repeats)
+    one = Order(num, batch_size * world_size, groups=groups, **kwargs)
+    plain = Order(num, batch_size * world_size, **kwargs)
+    ranks = [Order(num, batch_size, rank=r, world_size=world_size, groups=groups, **kwargs) for r in range(world_size)]
+    total = num * repeats
+    for number in (0, 2):  # two epochs: what an epoch sees is what it sees without groups, in another order
+        first = number * one.batches
+        seen = [np.stack(one.batch(first + k)) for k in range(one.batches)]
+        pairs = np.concatenate(seen, 1)[:, :total]
+        expected = np.concatenate([np.stack(plain.batch(first + k)) for k in range(one.batches)], 1)[:, :total]
+        assert sorted(map(tuple, pairs.T)) == sorted(map(tuple, expected.T))
+        for k in range(one.batches):  # all ranks together see what one would
+            parts = np.concatenate([np.stack(o.batch(first + k)) for o in ranks], 1)
+            assert np.array_equal(parts, seen[k])
+        # All batches of one group come first; as many as there can be.
+        pure = [len(set(groups[s[0]])) == 1 for s in seen]
+        full = sum(int((groups == g).sum()) * repeats // (batch_size * world_size) for g in range(kinds))
+        assert all(pure[:full])
+
+
+def test_groups_resume_anywhere_and_change_by_epoch():
+    groups = np.arange(50) % 2
+    kwargs = dict(shuffle=True, seed=4, groups=groups)
+    straight = [Order(50, 4, **kwargs).batch(k)[0].tolist() for k in range(39)]
+    order = Order(50, 4, **kwargs)
+    for k in (30, 3, 38, 0, 13, 12):
+        assert order.batch(k)[0].tolist() == straight[k] == Order(50, 4, **kwargs).batch(k)[0].tolist()
+    assert straight[:13] != straight[13:26] and straight != [
+        Order(50, 4, shuffle=True, seed=4).batch(k)[0].tolist() for k in range(39)
+    ]
+    # The batches of the two groups are mixed, and about as often as the groups are.
+    kinds = [b[0] % 2 for b in straight[:12]]
+    assert kinds != sorted(kinds) and kinds != sorted(kinds)[::-1] and sum(kinds) == 6
+
+
+def test_groups_without_shuffling_or_in_evaluation_change_nothing():
+    groups = np.arange(9) % 2
+    assert epoch(Order(9, 3, shuffle=False, groups=groups)) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    grouped, plain = Order(9, 2, shuffle=True, groups=groups), Order(9, 2, shuffle=True)
+    assert all(np.array_equal(grouped.part(k)[0], plain.part(k)[0]) for k in range(grouped.parts))
+    with pytest.raises(ValueError, match="3 groups are given for 9 samples"):
+        Order(9, 2, shuffle=True, groups=groups[:3])

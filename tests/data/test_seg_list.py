@@ -100,5 +100,5 @@ class TestMessages:
         assert SegList(str(seg_root), "train", num_classes=5).class_names[4] == "class 4"
         with pytest.raises(UserError, match="number of classes unknown: set num_classes, or write labels.txt"):
             SegList(str(seg_root), "train")
-        with pytest.raises(UserError, match="num_classes must lie in 1..255, not 256"):
+        with pytest.raises(UserError, match="'num_classes' must be from 1 to 255, got 256"):
             SegList(str(seg_root), "train", num_classes=256)

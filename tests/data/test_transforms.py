@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ppvision.data import transforms as T
 from ppvision.data.fields import start
-from ppvision.errors import UserError
+from ppvision.errors import ArgumentError, UserError
 
 CHAINS = {
     "flip": lambda: [T.RandomFlip()],
@@ -126,7 +126,7 @@ class TestResize:
         [
             ({}, "exactly one of size, short and long"),
             (dict(size=[1, 1], short=3), "exactly one"),
-            (dict(long=3, max=4), "max goes with short"),
+            (dict(long=3, max=4), "'max' goes with short"),
             (dict(size=[0, 3]), "positive integers"),
             (dict(size=[3]), "height, width"),
             (dict(long=3, interpolation="linar"), "did you mean 'linear'"),
@@ -180,7 +180,7 @@ def test_flip_probability():
     rng = np.random.default_rng(0)
     assert all(T.RandomFlip(0)(sample(), rng)["geometry"][0, 0] == 1 for _ in range(20))
     assert all(T.RandomFlip(1)(sample(), rng)["geometry"][0, 0] == -1 for _ in range(20))
-    with pytest.raises(UserError, match="p must lie in 0..1, not 1.5"):
+    with pytest.raises(UserError, match="'p' must be from 0 to 1, got 1.5"):
         T.RandomFlip(1.5)
 
 
@@ -262,6 +262,9 @@ def test_every_listed_transform_builds_from_a_recipe():
         {"type": "RandomResizedCrop", "size": [8, 8], "scale": [0.2, 1.0]},
         {"type": "RandAugment"},
         {"type": "RandomErasing"},
+        {"type": "RandomShortSide", "sizes": [480, 512], "max_size": 1333},
+        {"type": "RandomSizeCrop", "min": 384, "max": 600},
+        {"type": "RandomChoice", "a": [{"type": "RandomFlip"}]},
         {"type": "PadTo", "multiple": 32},
     ]
     assert {r["type"] for r in recipe} == set(TRANSFORMS)
@@ -270,3 +273,79 @@ def test_every_listed_transform_builds_from_a_recipe():
     assert T.build_transforms(None).transforms == []
     with pytest.raises(UserError, match="unknown key .*szie'.*did you mean 'size'"):
         T.build_transforms([Component({"type": "RandomCrop", "szie": [1, 1]}, "t")])
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs", "key"),
+    [
+        (T.Resize, {"size": [0, 4]}, "size"),
+        (T.Resize, {"size": [1 << 20, 1 << 20]}, "size"),
+        (T.Resize, {"short": 0}, "short"),
+        (T.Resize, {"short": 1 << 40}, "short"),
+        (T.Resize, {"long": 8, "keep_ratio": True}, "keep_ratio"),
+        (T.Resize, {"size": [4, 4], "multiple_of": 0}, "multiple_of"),
+        (T.Resize, {"size": [4, 4], "multiple_of": 1 << 30}, "multiple_of"),
+        (T.Resize, {"size": [4, 4], "interpolation": "bilinear"}, "interpolation"),
+        (T.RandomScale, {"min": 0.0}, "min"),
+        (T.RandomScale, {"min": 2.0, "max": 1.0}, "min"),
+        (T.RandomScale, {"max": 1e9}, "max"),
+        (T.RandomScale, {"step": -0.1}, "step"),
+        (T.RandomScale, {"step": 1e-9}, "step"),
+        (T.RandomCrop, {"size": [4, 4, 4]}, "size"),
+        (T.RandomCrop, {"size": [4, 4], "pad_value": 300}, "pad_value"),
+        (T.RandomCrop, {"size": [4, 4], "ignore": 256}, "ignore"),
+        (T.RandomFlip, {"p": float("nan")}, "p"),
+        (T.ColorJitter, {"brightness": -0.1}, "brightness"),
+        (T.ColorJitter, {"contrast": 50.0}, "contrast"),
+        (T.ColorJitter, {"saturation": float("nan")}, "saturation"),
+        (T.ColorJitter, {"hue": 400.0}, "hue"),
+        (T.PadTo, {"size": [4, 4], "multiple": 0}, "multiple"),
+        (T.PadTo, {"multiple": -16}, "multiple"),
+        (T.PadTo, {"multiple": 1 << 40}, "multiple"),
+        (T.PadTo, {"multiple": 16, "value": 256}, "value"),
+        (T.RandomResizedCrop, {"size": [4, 4], "scale": [0.0, 1.0]}, "scale"),
+        (T.RandomResizedCrop, {"size": [4, 4], "scale": [0.5, 2.0]}, "scale"),
+        (T.RandomResizedCrop, {"size": [4, 4], "ratio": [2.0, 1.0]}, "ratio"),
+        (T.RandomResizedCrop, {"size": [4, 4], "ratio": [1.0]}, "ratio"),
+        (T.CenterCrop, {"size": [-1, 4]}, "size"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_named(kind, kwargs, key):
+    with pytest.raises(ArgumentError) as caught:
+        kind(**kwargs)
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [T.Resize(short=512), T.Resize(long=1 << 20), T.RandomScale(1000, 1000, 0), T.PadTo(size=[1, 1], multiple=16384)],
+)
+def test_a_slip_in_a_size_does_not_take_the_memory(transform):
+    """A line of 10,000 pixels at 512 for its shorter side would have 2.6 billion."""
+    image = np.zeros((1, 16385, 3), np.uint8)
+    sample = start(
+        {"image": np.repeat(image, 1 if isinstance(transform, (T.Resize, T.PadTo)) else 400, 0), "name": "x.png"}
+    )
+    if isinstance(transform, T.Resize) and transform.long:
+        sample = start({"image": np.zeros((400, 400, 3), np.uint8), "name": "x.png"})
+    with pytest.raises(
+        UserError, match=r"x.png: \d+x\d+ would be (resized|padded) to \d+x\d+, more than 268,435,456 pixels"
+    ):
+        transform(sample, np.random.default_rng(0))
+    assert T.Resize(short=512, max=2048)(start({"image": image}))["image"].shape == (1, 2048, 3)
+
+
+def test_a_large_picture_may_still_be_padded():
+    pretend = {"image": np.broadcast_to(np.uint8(0), (20_000, 20_000, 3)), "name": "x.png"}
+    T._affordable(pretend, "padded", 20_016, 20_016)
+
+
+def test_a_foreign_transform_that_cannot_be_called_is_one_line():
+    class Theirs:
+        def __call__(self, image):
+            return image
+
+    with pytest.raises(
+        UserError, match=r"transforms: .*Theirs failed with TypeError: .*called as transform\(sample, rng"
+    ):
+        T.Compose([Theirs()])({"image": np.zeros((4, 4, 3), np.uint8)}, np.random.default_rng(0))
