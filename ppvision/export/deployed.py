@@ -11,8 +11,15 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ppvision.errors import UserError, did_you_mean
+from ppvision.predict.detection import TOP_K, detections
 
-OUTPUT_OPS = ("argmax", "softmax", "none")
+# What may end a graph: (name, kind) of the outputs for deploy.yaml. "none" leaves the network's own.
+OUTPUT_OPS: dict[str, tuple[tuple[str, str], ...]] = {
+    "argmax": (("labels", "labels"),),
+    "softmax": (("probabilities", "probabilities"),),
+    "detections": (("boxes", "boxes"), ("scores", "scores"), ("labels", "labels")),
+    "none": (),
+}
 
 
 class Deployed(nn.Layer):
@@ -22,29 +29,40 @@ class Deployed(nn.Layer):
         net: the deployable, in evaluation mode.
         mean: per channel, on the 0..255 scale, RGB.
         std: likewise.
-        output_op: "argmax" int32 class ids over axis 1, "softmax" probabilities over axis 1, "none" the network's
-            outputs.
+        output_op: "argmax" int32 class ids over axis 1, "softmax" probabilities over axis 1, "detections" the best 300
+            pairs of query and class, "none" the network's outputs.
+        explain: of a network that chooses queries by rank, also what it chose (`Detr.explained`); with "none" only.
     """
 
-    def __init__(self, net: nn.Layer, mean: Sequence[float], std: Sequence[float], output_op: str = "none"):
+    def __init__(
+        self,
+        net: nn.Layer,
+        mean: Sequence[float],
+        std: Sequence[float],
+        output_op: str = "none",
+        explain: bool = False,
+    ):
         super().__init__()
         if output_op not in OUTPUT_OPS:
             near = did_you_mean(output_op, OUTPUT_OPS)
-            raise UserError(f"no output_op '{output_op}'{near} (argmax, softmax, none)")
+            raise UserError(f"no output_op '{output_op}'{near} ({', '.join(OUTPUT_OPS)})")
         self.net = net
         # Numpy, not buffers: they become constants of the graph, so that its parameters are exactly those of the
         # network.
         self.mean = np.asarray(mean, np.float32).reshape(1, -1, 1, 1)
         self.std = np.asarray(std, np.float32).reshape(1, -1, 1, 1)
-        self.output_op = output_op
+        self.output_op, self.explain = output_op, explain
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """[B,3,H,W] -> tensor(s) as described by `output_op`."""
-        output = self.net((x - paddle.to_tensor(self.mean)) / paddle.to_tensor(self.std))
+    def forward(self, x: Tensor, chosen: Tensor | None = None) -> Tensor | list[Tensor]:
+        """[B,3,H,W] -> tensor(s) as described by `output_op`; with `explain`, `chosen` tells what to choose."""
+        image = (x - paddle.to_tensor(self.mean)) / paddle.to_tensor(self.std)
+        output = self.net.explained(image, chosen) if self.explain else self.net(image)
         if self.output_op == "none":
             if isinstance(output, Mapping):
                 return list(output.values())
             return list(output) if isinstance(output, (list, tuple)) else output
+        if self.output_op == "detections":
+            return list(detections(output["logits"], output["boxes"], TOP_K))
         if isinstance(output, (list, tuple)):
             output = output[0]  # networks of other packages give a list with auxiliary outputs after the logits
         if self.output_op == "softmax":

@@ -35,7 +35,7 @@ import ppvision
 from ppvision.data import TRANSFORMS
 from ppvision.errors import RunError, UserError, did_you_mean
 from ppvision.export import convert_onnx, parity
-from ppvision.export.deployed import Deployed, output_names
+from ppvision.export.deployed import OUTPUT_OPS, Deployed, output_names
 from ppvision.predict.predictor import build_network, labels_of, sha256, statistics_of, task_name, validation_set
 from ppvision.predict.runtime import paddle_version
 from ppvision.predict.task import create_task
@@ -56,7 +56,7 @@ class Spec:
         task: name of the task that reads the outputs.
         mean, std: per channel, 0..255, RGB.
         input_shape: [N,C,H,W], -1 is free.
-        output_op: "argmax", "softmax" or "none"; None = the task's default.
+        output_op: of `deployed.OUTPUT_OPS`; None = the task's default.
         formats: of `FORMATS`.
         strict: an ONNX file or pdmodel that cannot be had is an error, not a line in the log.
         example: height and width to compare at.
@@ -238,8 +238,9 @@ def _make(net: nn.Layer, staging: Path, spec: Spec, output_op: str) -> None:
     check_graph(staging / stem)
     check_parameters(net, staging / stem)
     raw, raw_stem = product, staging / stem
-    if output_op != "none":
-        raw, raw_stem = Deployed(net, spec.mean, spec.std), staging / "raw" / stem
+    chooses = _chooses(net, spec)
+    if output_op != "none" or chooses:
+        raw, raw_stem = Deployed(net, spec.mean, spec.std, explain=chooses), staging / "raw" / stem
         raw.eval()
         raw_stem.parent.mkdir()
         save_static(raw, raw_stem, spec.input_shape)
@@ -250,16 +251,16 @@ def _make(net: nn.Layer, staging: Path, spec: Spec, output_op: str) -> None:
                 f"export: {stem}.pdiparams has {sizes[0]} bytes, its second copy {sizes[1]}; is the disk full?"
             )
 
-    decides = output_op != "none" or "argmax" in create_task(spec.task).output_ops
     graphs, missing = _with_onnx(raw_stem, staging / stem, spec)
     rows = parity.run(
         _eager(raw),
         _eager(product),
         *graphs,
         parity.shapes_for(spec.input_shape, spec.example),
+        task=create_task(spec.task),
         tolerance=spec.tolerance,
-        decides=decides,
         given=spec.samples,
+        chooses=chooses,
     )
     refused = parity.faults(rows, spec.tolerance, spec.agreement)
     print(parity.table(rows), flush=True)
@@ -308,7 +309,8 @@ def check_graph(stem: Path) -> None:
 
 
 def check_parameters(net: nn.Layer, stem: Path) -> None:
-    """The graph holds exactly the network's parameters and buffers: nothing of the training, nothing lost.
+    """The graph holds exactly the network's parameters and buffers, but for those of its `training_heads`: nothing of
+    the training, nothing lost.
 
     Raises:
         UserError: naming what is too much or missing.
@@ -320,9 +322,11 @@ def check_parameters(net: nn.Layer, stem: Path) -> None:
     except (RuntimeError, ValueError, OSError, SystemError) as error:
         raise RunError(f"export: {params.name} cannot be read back; is the disk full?") from error
     found = sorted(tuple(value.shape) for value in exported)
-    expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    heads = tuple(f"{name}." for name in getattr(net, "training_heads", ()))
+    wanted = {name: value for name, value in net.state_dict().items() if not name.startswith(heads)}
+    expected = {name: tuple(value.shape) for name, value in wanted.items()}
     if found == sorted(expected.values()):
-        needed = sum(_stored_size(value) for value in net.state_dict().values())
+        needed = sum(_stored_size(value) for value in wanted.values())
         if params.stat().st_size < needed:
             written = params.stat().st_size
             raise RunError(f"export: {params.name} has {written} bytes of at least {needed}; is the disk full?")
@@ -344,10 +348,19 @@ def _stored_size(value: paddle.Tensor) -> int:
     return 20 + shape + value.size * value.element_size()
 
 
-def _eager(layer: nn.Layer) -> Callable[[np.ndarray], list[np.ndarray]]:
-    def session(x: np.ndarray) -> list[np.ndarray]:
+def _chooses(net: nn.Layer, spec: Spec) -> bool:
+    """Whether the network chooses queries by rank: then its graph is compared choice by choice (`parity.settled`)."""
+    if not hasattr(net, "explained"):
+        return False
+    shape = parity.shapes_for(spec.input_shape, spec.example)[-1]
+    with paddle.no_grad():
+        return "chosen" in net.explained(paddle.zeros(shape))
+
+
+def _eager(layer: nn.Layer) -> Callable[..., list[np.ndarray]]:
+    def session(*arrays: np.ndarray) -> list[np.ndarray]:
         with paddle.no_grad():
-            output = layer(paddle.to_tensor(x))
+            output = layer(*(paddle.to_tensor(array) for array in arrays))
         return [value.numpy() for value in (output if isinstance(output, (list, tuple)) else [output])]
 
     return session
@@ -467,7 +480,8 @@ def _describe(net: nn.Layer, spec: Spec) -> dict[str, Any]:
         output = net(paddle.zeros(shape))
     names = output_names(output)
     first = next(iter(output.values())) if isinstance(output, Mapping) else output[0] if len(names) > 1 else output
-    return {"names": names, "classes": int(first.shape[1]) if hasattr(first, "shape") and first.ndim > 1 else None}
+    axis = create_task(spec.task).class_axis
+    return {"names": names, "classes": int(first.shape[axis]) if hasattr(first, "shape") and first.ndim > 1 else None}
 
 
 def _deploy_yaml(staging: Path, spec: Spec, output_op: str, described: dict[str, Any]) -> str:
@@ -475,11 +489,7 @@ def _deploy_yaml(staging: Path, spec: Spec, output_op: str, described: dict[str,
     stem = spec.save_name
     files = sorted(p for p in staging.iterdir() if p.is_file() and p.name.startswith(f"{stem}."))
     labels = list(spec.labels) if described["classes"] == len(spec.labels) else []
-    kinds = {"argmax": "labels", "softmax": "probabilities", "none": "raw"}
-    names = described["names"] if output_op == "none" else ["labels" if output_op == "argmax" else "probabilities"]
-    postprocess: dict[str, Any] = {"type": spec.task}
-    if spec.task == "classification" and output_op == "softmax":
-        postprocess["probabilities"] = True
+    outputs = OUTPUT_OPS[output_op] or [(name, "raw") for name in described["names"]]
     deploy = {
         "model": f"{stem}.json",
         "params": f"{stem}.pdiparams",
@@ -499,9 +509,9 @@ def _deploy_yaml(staging: Path, spec: Spec, output_op: str, described: dict[str,
         "inputs": [
             {"name": "x", "dtype": "float32", "shape": [int(side) for side in spec.input_shape], "range": [0, 255]}
         ],
-        "outputs": [{"name": name, "kind": kinds[output_op]} for name in names],
+        "outputs": [{"name": name, "kind": kind} for name, kind in outputs],
         "transforms": [_plain(t) for t in spec.transforms],
-        "postprocess": postprocess,
+        "postprocess": {"type": spec.task, **create_task(spec.task).deploy_options(output_op)},
         "normalisation": {
             "mean": [float(v) for v in spec.mean],
             "std": [float(v) for v in spec.std],

@@ -3,11 +3,14 @@
 Each row is one backend, precision and shape, against the network in eager mode on the CPU:
 - *max* and *mean error* of the raw outputs, relative to the largest magnitude of the reference output. A second graph,
   exported with output_op none, gives them; it differs from the product only in its last operator.
-- *agreement* of the product's decisions. A pixel whose two best scores are closer than the tolerance has no right
-  answer in floating point, and on noise with untrained weights there are many: a decision counts as equal when the
-  reference's score of the chosen class is within 2 * tolerance * magnitude of its best (each of the two scores may be
-  off by the tolerance). `agreement_exact`, without that allowance, is reported beside it.
+- *agreement* of the product's decisions, as the task compares them (`Task.agreement`). Two scores that are closer than
+  the tolerance have no right order in floating point, and on noise with untrained weights there are many: the task
+  allows for them. `agreement_exact`, without that allowance, is reported beside it.
 - *latency*: median of the product graph, one call at a time, after the calls that were compared.
+
+A network that chooses its queries by rank (two-stage detectors) ranks near-equal tokens otherwise in every backend, and
+every query behind such a pair then stands for something else. Where a backend's choice is one that the reference's own
+scores allow within the tolerance, it is compared with the network that is told to choose alike (`settled`).
 
 Pictures of the validation set are used when there is one. Otherwise seeded smooth blobs with grain: white noise alone
 drives networks into saturated, untypical activations.
@@ -31,6 +34,7 @@ import numpy as np
 
 from ppvision.errors import UserError
 from ppvision.predict.runtime import Runtime, cuda_usable, open_session
+from ppvision.predict.task import Task
 
 logger = logging.getLogger("ppvision")
 
@@ -111,17 +115,28 @@ def relative_errors(reference: Outputs, other: Outputs) -> tuple[float, float]:
     return worst, mean
 
 
-def agreement(scores: np.ndarray, decisions: np.ndarray, tolerance: float) -> tuple[float, float]:
-    """Share of decisions that agree with the reference scores [B,K,...]: (ties allowed for, exact). See the module's
-    docstring."""
-    best = scores.max(1)
-    if decisions.shape != best.shape or decisions.size == 0:
-        return 0.0, 0.0
-    if decisions.min() < 0 or decisions.max() >= scores.shape[1]:
-        return 0.0, 0.0
-    chosen = np.take_along_axis(scores, decisions[:, None].astype(np.int64), axis=1)[:, 0]
-    allowance = 2 * tolerance * float(np.abs(scores).max())
-    return float((chosen >= best - allowance).mean()), float((scores.argmax(1) == decisions).mean())
+def settled(
+    reference: Callable[..., Outputs], x: np.ndarray, wanted: Outputs, outputs: Outputs, tolerance: float
+) -> tuple[Outputs, Outputs]:
+    """What to compare of a network that chooses by rank: (reference, backend), logits and boxes each.
+
+    Args:
+        reference: the network; its second argument, where given, is what to choose.
+        x: its input.
+        wanted: its own logits, boxes, choice [B,N] and scores [B,S].
+        outputs: those of the backend.
+        tolerance: of scores, relative to the largest of the chosen ones.
+    """
+    chosen, scores, theirs = wanted[2], wanted[3], outputs[2]
+    plain = wanted[:2], outputs[:2]
+    if theirs.shape != chosen.shape or np.array_equal(theirs, chosen):
+        return plain
+    if theirs.min() < 0 or theirs.max() >= scores.shape[1] or any(len(set(row)) < len(row) for row in theirs.tolist()):
+        return plain
+    ours, told = (np.take_along_axis(scores, index, axis=1) for index in (chosen, theirs))
+    margin = 2 * tolerance * float(np.abs(ours).max())
+    in_order = (np.diff(told, axis=1) <= margin).all() and (told >= ours[:, -1:] - margin).all()
+    return (reference(x, theirs)[:2], outputs[:2]) if in_order else plain
 
 
 def run(
@@ -131,21 +146,23 @@ def run(
     product: Graph,
     shapes: Sequence[Sequence[int]],
     *,
+    task: Task,
     tolerance: float,
-    decides: bool,
     given: Sequence[np.ndarray] = (),
+    chooses: bool = False,
 ) -> list[Row]:
     """Compare every backend that runs here at every shape.
 
     Args:
         reference: the network in eager mode with output_op none.
-        product_reference: the same as exported; only its latency is taken.
+        product_reference: the same as exported.
         raw: graph with output_op none.
         product: graph that is shipped; the same files as `raw` when it decides nothing.
         shapes: [B,C,H,W] each.
+        task: compares decisions.
         tolerance: for the allowance of ties.
-        decides: the first raw output holds class scores in axis 1.
         given: RGB uint8 images to use.
+        chooses: `reference` and `raw` also give what was chosen by rank, see `settled`.
 
     Raises:
         UserError: the reference itself is not finite.
@@ -161,11 +178,10 @@ def run(
             list(x.shape),
             0.0,
             0.0,
-            1.0 if decides else None,
-            1.0 if decides else None,
+            *(task.agreement(outputs, product_reference(x), tolerance) or (None, None)),
             _latency(product_reference, x),
         )
-        for x in inputs
+        for x, outputs in zip(inputs, expected)
     ]
     for name, backend, device, runtime, judged in _variants(product):
         try:
@@ -177,19 +193,17 @@ def run(
             # Whatever a backend throws while it loads a graph is a fault of that backend, to be shown in the table.
             rows.append(_faulty(name, runtime.precision, shapes[0], judged, error))
             continue
-        for x, scores in zip(inputs, expected):
+        for x, own in zip(inputs, expected):
             try:
                 outputs, shipped = sessions[0](x), sessions[-1](x)
                 latency = _latency(sessions[-1], x)
             except Exception as error:
                 rows.append(_faulty(name, runtime.precision, x.shape, judged, error))
                 continue
-            agreed = exact = None
-            if decides:
-                decisions = shipped[0] if shipped[0].ndim < scores[0].ndim else shipped[0].argmax(1)
-                agreed, exact = agreement(scores[0], decisions, tolerance)
-            errors = relative_errors(scores, outputs)
-            rows.append(Row(name, runtime.precision, list(x.shape), *errors, agreed, exact, latency, judged))
+            wanted, outputs = settled(reference, x, own, outputs, tolerance) if chooses else (own, outputs)
+            agreed = task.agreement(wanted, shipped, tolerance) or (None, None)
+            errors = relative_errors(wanted, outputs)
+            rows.append(Row(name, runtime.precision, list(x.shape), *errors, *agreed, latency, judged))
     return rows
 
 

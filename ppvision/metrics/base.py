@@ -1,13 +1,16 @@
 """The protocol every metric follows.
 
-A metric only ever holds sums: `state()` of several ranks, added key by key and given to `load`, must be the state of
-one rank that saw everything. Integer sums make that exact and independent of the order of images and ranks.
+The states of several ranks, joined by `merge` and given to `load`, must be the state of one rank that saw everything.
+Most metrics hold integer sums, which adding joins exactly and whatever the order of images and ranks; one that must
+keep the results themselves (average precision ranks all of them together) overrides `merge` and orders them by image.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +27,8 @@ class Metric:
     """
 
     tasks: tuple[str, ...] = ()  # whose results it can judge; empty: any
+    judges: Literal["results", "losses"] = "results"  # what `update` is given: a task's results or a Method's losses
+    smaller_is_better: bool = False
 
     def __init__(self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] = ()):
         if class_names and len(class_names) != num_classes:
@@ -37,11 +42,15 @@ class Metric:
         raise NotImplementedError
 
     def state(self) -> dict[str, np.ndarray]:
-        """Arrays that may be added over ranks."""
+        """What this rank holds, as arrays that `merge` can join; their lengths may differ between ranks."""
         raise NotImplementedError
 
+    def merge(self, states: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """One state from those of all ranks, in the order of ranks: their sum, key by key."""
+        return {key: np.sum([state[key] for state in states], axis=0) for key in states[0]}
+
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Replace the sums by `state`, usually the sum of `state()` over all ranks."""
+        """Replace what is held by `state`, usually the merged one of all ranks."""
         raise NotImplementedError
 
     def compute(self) -> dict[str, float]:
@@ -50,6 +59,13 @@ class Metric:
 
     def table(self) -> list[dict[str, Any]]:
         """One row per class; empty where a metric has no such thing."""
+        return []
+
+    def bind(self, dataset: Any) -> None:
+        """Told once which data set is judged, for what only some metrics and some formats know (file category ids)."""
+
+    def write(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write what figures do not say (results, curves, pictures) into a folder that exists; returns the files."""
         return []
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ppvision.errors import UserError
+from ppvision.errors import UserError, at_least, require
 from ppvision.metrics.base import Metric, check_lengths
 
 
@@ -30,6 +30,8 @@ class TopK(Metric):
         self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] = (), ks: Sequence[int] = (1, 5)
     ):
         super().__init__(num_classes, ignore_index, class_names)
+        at_least(1, ks=ks)
+        require(bool(ks) and len(set(ks)) == len(ks), "ks", f"needs one number or more, none twice, got {list(ks)}")
         self.ks = tuple(ks)
         self.hits = np.zeros((len(self.ks), num_classes), np.int64)
         self.images = np.zeros(num_classes, np.int64)

@@ -7,12 +7,13 @@ It orders encoders on one data set; its figures are not those of a k-NN with the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ppvision.errors import UserError
+from ppvision.errors import UserError, at_least, require
 from ppvision.metrics.base import Metric, check_lengths
 
 ROWS = 1024  # queries compared at a time
@@ -22,8 +23,7 @@ class Knn(Metric):
     """Share of images that their neighbours classify right, as `knn`.
 
     `update` takes results with `arrays` (the task "features") and targets with `label`. The state is the features
-    themselves: each process puts its rows at its own place in an array for all, so that adding the states of all
-    processes joins them.
+    themselves.
 
     Args:
         num_classes: number of classes K.
@@ -46,8 +46,8 @@ class Knn(Metric):
         feature: str = "cls",
     ):
         super().__init__(num_classes, ignore_index, class_names)
-        if k < 1 or temperature <= 0:
-            raise UserError(f"knn: k must be at least 1 and temperature above 0, got {k} and {temperature}")
+        at_least(1, k=k)
+        require(0 < temperature < math.inf, "temperature", f"must be above 0, got {temperature}")
         self.k, self.temperature, self.feature = k, temperature, feature
         self.rows: list[np.ndarray] = []
         self.labels: list[int] = []
@@ -73,15 +73,14 @@ class Knn(Metric):
             self.labels.append(label)
 
     def state(self) -> dict[str, np.ndarray]:
-        """{"features": float32 [n,D], "labels": int64 [n]}, n over all processes, zero where others have theirs."""
-        counts, dim, rank = _counts(len(self.rows), self.rows[0].shape[0] if self.rows else 0)
-        features = np.zeros((sum(counts), dim), np.float32)
-        labels = np.zeros(sum(counts), np.int64)
-        start = sum(counts[:rank])
-        if self.rows:
-            features[start : start + len(self.rows)] = np.stack(self.rows)
-            labels[start : start + len(self.rows)] = self.labels
-        return {"features": features, "labels": labels}
+        """{"features": float32 [n,D], "labels": int64 [n]}."""
+        features = np.stack(self.rows) if self.rows else np.zeros((0, 0), np.float32)
+        return {"features": features, "labels": np.asarray(self.labels, np.int64)}
+
+    def merge(self, states: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """The rows of all processes, one process after the other."""
+        held = [state for state in states if len(state["labels"])] or states[:1]
+        return {key: np.concatenate([state[key] for state in held]) for key in held[0]}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         """Replace the features."""
@@ -117,17 +116,3 @@ class Knn(Metric):
             np.add.at(votes, (np.arange(len(part))[:, None], labels[nearest]), weight)
             hits[part] = votes.argmax(1) == labels[part]
         return hits
-
-
-def _counts(rows: int, dim: int) -> tuple[list[int], int, int]:
-    """Rows of every process, width of a row, own number. Metrics know nothing of the engine, so Paddle is asked."""
-    import paddle.distributed as dist
-
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return [rows], dim, 0
-    import paddle
-
-    gathered: list[Any] = []
-    dist.all_gather(gathered, paddle.to_tensor([rows, dim], dtype="int64"))
-    pairs = [tuple(int(v) for v in t.numpy()) for t in gathered]
-    return [n for n, _ in pairs], max(d for _, d in pairs), dist.get_rank()

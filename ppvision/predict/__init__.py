@@ -11,10 +11,12 @@ from typing import Any
 TASKS: dict[str, str] = {
     "segmentation": "ppvision.predict.segmentation:SegmentationTask",
     "classification": "ppvision.predict.classification:ClassificationTask",
+    "detection": "ppvision.predict.detection:Detection",
     "features": "ppvision.predict.classification:FeaturesTask",
 }
 
 _PUBLIC = {
+    "Boxes": "ppvision.predict.results",
     "Classes": "ppvision.predict.results",
     "Features": "ppvision.predict.results",
     "Mask": "ppvision.predict.results",

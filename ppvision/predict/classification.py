@@ -10,7 +10,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from ppvision.predict.results import Classes, Features, Result
-from ppvision.predict.task import Net, Task, only_net
+from ppvision.predict.task import Net, Task, class_agreement, only_net
 
 
 class ClassificationTask(Task):
@@ -40,6 +40,16 @@ class ClassificationTask(Task):
         scores = outputs["scores"].numpy()
         names = batch.get("name") or [""] * len(scores)
         return [Classes(str(name), row, self.class_names, self.top) for name, row in zip(names, scores)]
+
+    def agreement(
+        self, reference: Sequence[np.ndarray], product: Sequence[np.ndarray], tolerance: float
+    ) -> tuple[float, float] | None:
+        """Share of images with the same class."""
+        return class_agreement(reference, product, tolerance)
+
+    def deploy_options(self, output_op: str) -> dict[str, Any]:
+        """A graph that ends with softmax gives probabilities."""
+        return {"probabilities": True} if output_op == "softmax" else {}
 
 
 class FeaturesTask(Task):

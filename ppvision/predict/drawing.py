@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,62 @@ def blend(image: np.ndarray, drawing: np.ndarray, weight: float = 0.6) -> np.nda
     """`weight` of the image and the rest of the drawing; RGB uint8 [H,W,3]. 0.6 is PaddleSeg's default."""
     mixed = image.astype(np.float32) * weight + drawing.astype(np.float32) * (1.0 - weight)
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+
+
+def draw_boxes(
+    image: np.ndarray, boxes: np.ndarray, colours: np.ndarray, texts: Sequence[str], width: int | None = None
+) -> np.ndarray:
+    """`image` (RGB uint8 [H,W,3]) with frames on a copy of it; the first box lies on top.
+
+    Args:
+        boxes: xyxy [n,4] in pixels.
+        colours: uint8 [n,3] RGB.
+        texts: one per box, written inside its upper left corner; may be empty.
+        width: of a line; default grows with the image.
+    """
+    from PIL import Image, ImageDraw
+
+    picture = Image.fromarray(image)
+    pen = ImageDraw.Draw(picture)
+    width = width or max(round(max(image.shape[:2]) / 400), 1)
+    for box, colour, text in reversed(list(zip(np.asarray(boxes).tolist(), np.asarray(colours).tolist(), texts))):
+        x1, y1, x2, y2 = box
+        pen.rectangle((x1, y1, max(x2, x1), max(y2, y1)), outline=tuple(colour), width=width)
+        if text:
+            left, top, right, bottom = pen.textbbox((x1 + width, y1 + width), text)
+            shift_x = min(0, image.shape[1] - right)  # text of a box at the right border stays in the picture
+            pen.rectangle((left + shift_x - 1, top - 1, right + shift_x + 1, bottom + 1), fill=tuple(colour))
+            bright = sum(colour) > 380
+            pen.text((x1 + width + shift_x, y1 + width), text, fill=(0, 0, 0) if bright else (255, 255, 255))
+    return np.asarray(picture)
+
+
+HIT, FALSE_ALARM, MISS = (0, 170, 0), (220, 0, 0), (255, 210, 0)
+
+
+def draw_hits(
+    image: np.ndarray,
+    predicted: Mapping[str, np.ndarray],
+    hit: np.ndarray,
+    objects: Mapping[str, np.ndarray],
+    found: np.ndarray,
+    names: Sequence[str],
+) -> np.ndarray:
+    """Predictions against annotations: hits green, false alarms red, objects that were missed yellow.
+
+    Args:
+        image: RGB uint8 [H,W,3].
+        predicted: `boxes` xyxy [n,4], `scores` [n], `classes` [n].
+        hit: bool [n].
+        objects: `boxes` [m,4], `classes` [m].
+        found: bool [m].
+        names: by class id.
+    """
+    boxes = np.concatenate([predicted["boxes"], objects["boxes"][~found]])
+    colours = np.asarray([HIT if h else FALSE_ALARM for h in hit] + [MISS] * int((~found).sum()), np.uint8)
+    texts = [f"{names[k]} {s:.2f}" for k, s in zip(predicted["classes"], predicted["scores"])]
+    texts += [f"{names[k]} missed" for k in objects["classes"][~found]]
+    return draw_boxes(image, boxes, colours.reshape(-1, 3), texts)
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:

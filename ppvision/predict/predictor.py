@@ -465,6 +465,7 @@ def _session_net(session: Any, names: Sequence[str]) -> Any:
         outputs = [paddle.to_tensor(output) for output in session(x.numpy())]
         return outputs[0] if len(names) == 1 else dict(zip(names, outputs))
 
+    net.takes_valid = False  # a graph has one input
     return net
 
 
@@ -579,4 +580,4 @@ def _from_config(
 
 
 def _normalised(layer: Any, mean: Any, std: Any) -> Any:
-    return lambda x: layer((x - mean) / std)
+    return lambda x, *more: layer((x - mean) / std, *more)

@@ -139,6 +139,62 @@ class Classes(Result):
 
 
 @dataclass
+class Boxes(Result):
+    """Objects found in an image.
+
+    Args:
+        boxes: float32 [n,4] xyxy in pixels of the original image.
+        scores: float32 [n].
+        classes: int64 [n].
+        class_names: by class id; may be empty.
+        palette: uint8 [K,3] RGB, or None for the default colours.
+        draw_threshold: what scores below is not drawn.
+    """
+
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    classes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    class_names: Sequence[str] = ()
+    palette: np.ndarray | None = None
+    draw_threshold: float = 0.5
+
+    def overlay(self, image: np.ndarray) -> np.ndarray:
+        """A frame in the colour of its class around everything that scores at least `draw_threshold`, with name and
+        score."""
+        keep = self.scores >= self.draw_threshold
+        classes = self.classes[keep]
+        colours = drawing.full_palette(self.palette, max(256, int(classes.max(initial=0)) + 1))[classes]
+        dark = colours.sum(1, keepdims=True, dtype=np.int64) < 96  # a frame of that colour would not be seen
+        colours = np.where(dark, 255 - colours, colours)
+        texts = [f"{self._class_name(int(k))} {s:.2f}" for k, s in zip(classes, self.scores[keep])]
+        return drawing.draw_boxes(image, self.boxes[keep], colours, texts)
+
+    def save(self, folder: str | Path, stem: str, image: np.ndarray | None = None) -> list[Path]:
+        """`<stem>.json`; with `image` also the drawing `<stem>.png`."""
+        files = super().save(folder, stem)
+        if image is not None:
+            files.append(Path(folder) / f"{stem}.png")
+            drawing.write_image(files[-1], self.overlay(image))
+        return files
+
+    def to_json(self) -> dict[str, Any]:
+        """All objects in their order, with class id, name, score and box [x1, y1, x2, y2]."""
+        objects = [
+            {
+                "id": int(k),
+                "name": self._class_name(int(k)),
+                "score": round(float(s), 6),
+                "box": np.round(box, 2).tolist(),
+            }
+            for k, s, box in zip(self.classes, self.scores, self.boxes.astype(np.float64))
+        ]
+        return {"name": self.name, "objects": objects}
+
+    def _class_name(self, index: int) -> str:
+        return self.class_names[index] if index < len(self.class_names) else str(index)
+
+
+@dataclass
 class Features(Result):
     """Vectors an encoder gives, for retrieval or as input of another program.
 

@@ -6,7 +6,9 @@ Paddle and ONNX Runtime both fall back to the CPU without a word, here that is a
 oneDNN with PIR graphs: its placement pass is always removed. With it, 3.3.1 fails on any interpolation, all versions
 read a convolution's output in a wrong memory layout before matmul, and 3.1.1 and 3.2.2 answer garbage where a map
 shrinks to one pixel (U-HRNet at 25x61); without it all three are right and as fast (measured with Paddle 3.1.1,
-3.2.2, 3.3.1). Memory optimisation needs the new IR and the new executor at the same time.
+3.2.2, 3.3.1). The in-place pass is removed as well: with it, 3.3.1 lets an activation overwrite the output of a linear
+layer that something else still reads (PReLU as relu(y) - w relu(-y) between linear layers, on [B,7,C]). Memory
+optimisation needs the new IR and the new executor at the same time.
 """
 
 from __future__ import annotations
@@ -159,7 +161,8 @@ def paddle_config(model: str | Path, params: str | Path, device: str, runtime: R
     config.set_mkldnn_cache_capacity(10)  # one entry per input shape; unbounded otherwise
     if runtime.precision == "bf16":
         config.enable_mkldnn_bfloat16()
-    config.delete_pass("onednn_placement_pass")  # see the head of this file
+    for name in ("onednn_placement_pass", "inplace_pass"):  # see the head of this file
+        config.delete_pass(name)
     return config
 
 

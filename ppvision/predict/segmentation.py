@@ -22,7 +22,7 @@ from paddle import Tensor
 
 from ppvision.errors import UserError
 from ppvision.predict.results import Mask, Result
-from ppvision.predict.task import Net, Task, images_of, only_net
+from ppvision.predict.task import Net, Task, class_agreement, images_of, only_net
 
 
 class SegmentationTask(Task):
@@ -90,6 +90,12 @@ class SegmentationTask(Task):
                 Mask(str(name), labels.astype(np.uint8 if small else np.int32), self.class_names, self.palette)
             )
         return masks
+
+    def agreement(
+        self, reference: Sequence[np.ndarray], product: Sequence[np.ndarray], tolerance: float
+    ) -> tuple[float, float] | None:
+        """Share of pixels with the same class."""
+        return class_agreement(reference, product, tolerance)
 
     def _logits(self, net: Net, image: Tensor) -> Tensor:
         if self.slide is None:

@@ -28,6 +28,8 @@ class Task:
 
     # What may end an exported graph; the first one is the default. "none" leaves the network's own outputs.
     output_ops: tuple[str, ...] = ("none",)
+    # Which axis of the network's first output counts classes.
+    class_axis: int = 1
 
     def __init__(self, class_names: Sequence[str] = (), palette: Any = None):
         self.class_names = list(class_names)
@@ -46,6 +48,47 @@ class Task:
     def results(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Any]) -> list[Result]:
         """One result per image of the batch, in the coordinates of the original image."""
         raise NotImplementedError
+
+    def agreement(
+        self, reference: Sequence[np.ndarray], product: Sequence[np.ndarray], tolerance: float
+    ) -> tuple[float, float] | None:
+        """How far an exported graph decides as the network does.
+
+        Args:
+            reference: outputs of the network itself, in its order.
+            product: outputs of the graph as it is shipped; those of the network where it ends with "none".
+            tolerance: of the network's outputs, relative to their largest magnitude.
+
+        Returns:
+            (share of equal decisions where both of two that are closer than the tolerance count as right, share
+            without that allowance); None where nothing is decided.
+        """
+        return None
+
+    def deploy_options(self, output_op: str) -> dict[str, Any]:
+        """Options with which this task reads a graph that ends with `output_op`."""
+        return {}
+
+
+def class_agreement(
+    reference: Sequence[np.ndarray], product: Sequence[np.ndarray], tolerance: float
+) -> tuple[float, float]:
+    """`Task.agreement` where every place has one class: scores [B,K,...] against labels [B,...] or other scores.
+
+    A place whose two best scores are closer than the tolerance has no right answer in floating point, and on noise with
+    untrained weights there are many: a decision counts as equal when the reference's score of the chosen class is
+    within 2 * tolerance * magnitude of its best (each of the two scores may be off by the tolerance).
+    """
+    scores, given = reference[0], product[0]
+    decisions = given if given.ndim < scores.ndim else given.argmax(1)
+    best = scores.max(1)
+    if decisions.shape != best.shape or decisions.size == 0:
+        return 0.0, 0.0
+    if decisions.min() < 0 or decisions.max() >= scores.shape[1]:
+        return 0.0, 0.0
+    chosen = np.take_along_axis(scores, decisions[:, None].astype(np.int64), axis=1)[:, 0]
+    allowance = 2 * tolerance * float(np.abs(scores).max())
+    return float((chosen >= best - allowance).mean()), float((scores.argmax(1) == decisions).mean())
 
 
 def only_net(nets: Mapping[str, Net]) -> Net:

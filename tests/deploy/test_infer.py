@@ -14,7 +14,7 @@ from PIL import Image
 from ppvision.cli.infer import INFER, device_of, main, main_onnx, runtime_options, script
 from ppvision.cli.parser import parse_args
 from ppvision.errors import UserError
-from tests.export.samples import exported, write_pictures
+from tests.export.samples import exported, exported_detector, write_pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,6 +96,38 @@ class TestPrograms:
         code = "import sys; from ppvision.cli.infer import main; main(['--help']); assert 'paddle' not in sys.modules"
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0 and "--enable_mkldnn" in done.stdout, done.stderr
+
+
+class TestDetector:
+    @pytest.mark.parametrize("entry", ["infer", "infer_onnx"])
+    def test_a_json_and_a_drawing_for_every_image(self, tmp_path, images, entry):
+        out, folder = tmp_path / "out", exported_detector()[2]
+        flags = {
+            "infer": ["--device=cpu", f"--config={folder}", f"--image_path={images}", "--threshold=0.5"],
+            "infer_onnx": [f"--onnx_file={folder / 'model.onnx'}", f"--img_path={images}"],
+        }[entry]
+        assert {"infer": main, "infer_onnx": main_onnx}[entry]([*flags, f"--save_dir={out}"]) == 0
+        stems = sorted(path.stem for path in images.iterdir())
+        expected = [f"{stem}{suffix}" for stem in stems for suffix in (".json", ".png")]
+        assert sorted(path.name for path in out.iterdir()) == sorted([*expected, "predictions.json"])
+        records = json.loads((out / "predictions.json").read_text())
+        for record, stem in zip(records, stems):
+            objects = json.loads((out / f"{stem}.json").read_text())["objects"]
+            assert record["files"] == [f"{stem}.json", f"{stem}.png"] and record["objects"] == objects
+            size = Image.open(images / f"{stem}.png").size
+            assert Image.open(out / f"{stem}.png").size == size and len(objects) == 36
+            assert all(0 <= o["box"][0] <= o["box"][2] <= size[0] for o in objects)
+            assert {o["name"] for o in objects} <= {"cat", "dog", "hen"}
+
+    def test_threshold_is_that_of_the_drawing(self, tmp_path, images):
+        drawn = {}
+        for threshold in ("0.5", "1.0"):
+            flags = [f"--config={exported_detector()[2]}", f"--image_path={images / 'p0.png'}", "--device=cpu"]
+            assert main([*flags, f"--threshold={threshold}", f"--save_dir={tmp_path / threshold}"]) == 0
+            assert len(json.loads((tmp_path / threshold / "p0.json").read_text())["objects"]) == 36
+            drawn[threshold] = np.asarray(Image.open(tmp_path / threshold / "p0.png"))
+        original = np.asarray(Image.open(images / "p0.png"))
+        assert (drawn["1.0"] == original).all() and (drawn["0.5"] != original).any()
 
 
 class TestMistakes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -30,6 +31,24 @@ class TinyNet(nn.Layer):
 
     def forward(self, x):
         return nn.functional.interpolate(self.head(self.stem(x)), size=x.shape[2:], mode="bilinear")
+
+
+class TinyDetector(nn.Layer):
+    """A stem of two convolutions and queries that attend to all of it: exports in a moment, dynamic in every side."""
+
+    def __init__(self, num_classes: int = CLASSES, num_queries: int = 12):
+        super().__init__()
+        self.num_classes = num_classes
+        self.stem = nn.Sequential(nn.Conv2D(3, 8, 3, 4, 1), nn.ReLU(), nn.Conv2D(8, 16, 3, 2, 1), nn.ReLU())
+        self.queries = nn.Embedding(num_queries, 16)
+        self.head, self.box = nn.Linear(16, num_classes), nn.Linear(16, 4)
+
+    def forward(self, image, valid=None):
+        tokens = self.stem(image).flatten(2).transpose([0, 2, 1])
+        queries = self.queries.weight.unsqueeze(0)
+        share = nn.functional.softmax(paddle.matmul(queries * 8, tokens, transpose_y=True), axis=-1)
+        answers = paddle.matmul(share, tokens) + queries * 8
+        return {"logits": self.head(answers) * 8, "boxes": nn.functional.sigmoid(self.box(answers) * 4)}
 
 
 def randomise(net: nn.Layer, seed: int = 0) -> nn.Layer:
@@ -92,6 +111,55 @@ def write_recipe(folder: Path, transforms=(), **sections) -> tuple[Path, Path]:
     net = randomise(ppvision.create_model("rtformer_debug", num_classes=CLASSES))
     paddle.save(net.state_dict(), str(weights))
     return path, weights
+
+
+def write_detection_recipe(folder: Path, transforms=(), model=None, **sections) -> tuple[Path, Path]:
+    """(recipe, weights) of a detector, with a COCO validation set of three pictures."""
+    data = folder / "coco"
+    paths = write_pictures(data / "val", SIZES[:3])
+    (data / "annotations").mkdir(exist_ok=True)
+    images, rows = [], []
+    for i, (path, (height, width)) in enumerate(zip(paths, SIZES)):
+        images.append({"id": i + 1, "file_name": path.name, "height": height, "width": width})
+        row = {
+            "id": i + 1,
+            "image_id": i + 1,
+            "category_id": 5 + i,
+            "bbox": [4, 5, 20, 24],
+            "area": 400.0,
+            "iscrowd": 0,
+        }
+        rows.append({**row, "segmentation": [[4, 5, 24, 5, 24, 29, 4, 29]]})
+    categories = [{"id": 5 + k, "name": name} for k, name in enumerate(("cat", "dog", "hen"))]
+    content = {"images": images, "annotations": rows, "categories": categories}
+    (data / "annotations/instances_val.json").write_text(json.dumps(content))
+    recipe = {
+        "model": {"type": model or "tests.export.samples.TinyDetector", "num_classes": CLASSES},
+        "data": {
+            "type": "coco",
+            "root": str(data),
+            "workers": 0,
+            "val": {"split": "val", "transforms": [dict(t) for t in transforms]},
+            **({} if model else {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}),
+        },
+        "eval": {"metrics": ["coco"], **({} if model else {"task": "detection"})},
+        **sections,
+    }
+    path, weights = folder / "detector.yml", folder / "detector.pdparams"
+    path.write_text(yaml.safe_dump(recipe))
+    net = randomise(ppvision.create_model(model, num_classes=CLASSES) if model else TinyDetector())
+    paddle.save(net.state_dict(), str(weights))
+    return path, weights
+
+
+@functools.cache
+def exported_detector() -> tuple[Path, Path, Path]:
+    """(recipe, weights, export folder) of the tiny detector: made once per process, never altered by a test."""
+    folder = workspace() / "detector"
+    folder.mkdir(exist_ok=True)
+    recipe, weights = write_detection_recipe(folder, [{"type": "Resize", "short": 40}])
+    ppvision.export(recipe, weights=weights, save_dir=folder / "export")
+    return recipe, weights, folder / "export"
 
 
 @functools.cache

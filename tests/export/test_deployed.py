@@ -8,7 +8,7 @@ from paddle import nn
 from ppvision.errors import UserError
 from ppvision.export import Deployed
 from ppvision.export.deployed import output_names
-from tests.export.samples import TinyNet, randomise
+from tests.export.samples import TinyDetector, TinyNet, randomise
 
 MEAN, STD = (120.0, 110.0, 100.0), (58.0, 57.0, 56.0)
 
@@ -50,6 +50,22 @@ def test_outputs_in_order():
     assert (outputs[1] - outputs[0]).min().item() == 1
     assert output_names(Two()(paddle.zeros([1]))) == ["b", "a"]
     assert output_names([1, 2]) == ["output", "output1"] and output_names(1) == ["output"]
+
+
+def test_detections():
+    """Boxes, scores and labels of the best pairs; as many as there are, 300 at most."""
+    detector = randomise(TinyDetector(num_queries=12))
+    image = paddle.to_tensor(np.random.default_rng(1).uniform(0, 255, (2, 3, 40, 56)).astype(np.float32))
+    raw = dict(zip(("logits", "boxes"), Deployed(detector, MEAN, STD)(image)))
+    boxes, scores, labels = Deployed(detector, MEAN, STD, "detections")(image)
+    assert boxes.shape == [2, 36, 4] and scores.shape == labels.shape == [2, 36] and labels.dtype == paddle.int32
+    assert 0 <= boxes.min() and boxes.max() <= 1 and (scores.diff(axis=1) <= 0).all()
+    order = np.argsort(-raw["logits"].numpy().reshape(2, -1), axis=1)
+    assert np.array_equal(labels.numpy(), order % 3)
+    centre = np.take_along_axis(raw["boxes"].numpy(), (order // 3)[..., None], 1)
+    assert boxes.numpy()[..., 0] == pytest.approx(np.clip(centre[..., 0] - centre[..., 2] / 2, 0, 1), abs=1e-6)
+    many = Deployed(randomise(TinyDetector(num_queries=120)), MEAN, STD, "detections")(image)
+    assert many[1].shape == [2, 300]
 
 
 def test_unknown_operator():

@@ -14,8 +14,19 @@ from ppvision.errors import RunError, UserError
 from ppvision.export import convert_onnx, exporter, parity
 from ppvision.export.exporter import Spec, check_parameters, export_layer, save_static, upstream_transform
 from ppvision.predict import Predictor
+from ppvision.predict.detection import Detection
 from ppvision.predict.predictor import sha256
-from tests.export.samples import TinyNet, exported, pictures, randomise, write_recipe
+from ppvision.predict.runtime import Runtime, open_session
+from tests.export.samples import (
+    TinyDetector,
+    TinyNet,
+    exported,
+    exported_detector,
+    pictures,
+    randomise,
+    write_detection_recipe,
+    write_recipe,
+)
 
 MEAN, STD = (120.0, 110.0, 100.0), (58.0, 57.0, 56.0)
 OWN = ["deploy.yaml", "model.json", "model.onnx", "model.pdiparams", "parity.json"]
@@ -139,6 +150,120 @@ class TestProduct:
         assert names(out) == ["down", "up"] and "deploy.yaml" in names(out / "up")
         with pytest.raises(UserError, match="choose one of: down, up"):
             Predictor(out)
+
+
+HOSTS = ("dab_detr_debug", "deformable_detr_debug", "dino_debug", "group_detr_v2_debug")
+
+
+class TestDetection:
+    def test_deploy_yaml(self):
+        content = yaml.safe_load((exported_detector()[2] / "deploy.yaml").read_text())
+        deploy, ours = content["Deploy"], content["PPVision"]
+        assert deploy["output_op"] == "detections" and deploy["output_dtype"] == "float32"
+        assert ours["outputs"] == [{"name": name, "kind": name} for name in ("boxes", "scores", "labels")]
+        assert ours["task"] == "detection" and ours["postprocess"] == {"type": "detection"}
+        assert ours["labels"] == ["cat", "dog", "hen"]
+
+    def test_parity_report(self):
+        report = json.loads((exported_detector()[2] / "parity.json").read_text())
+        assert {row["backend"] for row in report["rows"]} >= {"eager", "paddle", "paddle-onednn", "onnx"}
+        for row in report["rows"]:
+            assert row["max_error"] < 1e-4 and row["agreement"] == 1.0 and row["agreement_exact"] > 0.9
+
+    @pytest.mark.parametrize("shape", [(1, 40, 40), (3, 47, 81), (2, 64, 33)])
+    @pytest.mark.parametrize("backend", ["paddle", "onnx"])
+    def test_batch_height_and_width_are_free(self, shape, backend):
+        recipe, weights, folder = exported_detector()
+        x = parity.pictures([shape[0], 3, *shape[1:]])
+        net = TinyDetector()
+        net.set_state_dict(paddle.load(str(weights)))
+        net.eval()
+        deployed = ppvision.export.Deployed(net, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+        raw = [value.numpy() for value in deployed(paddle.to_tensor(x))]
+        files = {"model": folder / "model.json", "params": folder / "model.pdiparams", "onnx": folder / "model.onnx"}
+        product = open_session(backend, "cpu", Runtime(), **files)(x)
+        assert [value.shape for value in product] == [(shape[0], 36, 4), (shape[0], 36), (shape[0], 36)]
+        assert product[2].dtype == np.int32
+        assert Detection().agreement(raw, product, 1e-4)[0] == 1.0
+
+    def test_raw_outputs_and_a_fixed_shape(self, tmp_path):
+        detector = randomise(TinyDetector())
+        spec = tiny_spec(task="detection", output_op="none", input_shape=[2, 3, 32, 48], formats=("paddle", "onnx"))
+        export_layer(detector, tmp_path, spec)
+        outputs = yaml.safe_load((tmp_path / "deploy.yaml").read_text())["PPVision"]["outputs"]
+        assert outputs == [{"name": "logits", "kind": "raw"}, {"name": "boxes", "kind": "raw"}]
+        images = pictures([(32, 48), (32, 48), (32, 48)])
+        found = [Predictor(tmp_path, backend=backend, batch_size=2)(images) for backend in ("paddle", "onnx")]
+        assert len(found[0]) == 3 and len(found[0][0].boxes) == 36
+        for a, b in zip(*found):
+            assert a.boxes == pytest.approx(b.boxes, abs=1e-3) and a.classes.tolist() == b.classes.tolist()
+
+    @pytest.mark.parametrize("fault", ["box", "label", "score"])
+    def test_a_graph_that_decides_otherwise_is_refused(self, tmp_path, monkeypatch, fault):
+        """Its raw twin is right, so only the comparison of decisions can tell."""
+        right = exporter.Deployed.forward
+
+        def wrong(self, x):
+            output = right(self, x)
+            if self.output_op != "detections":
+                return output
+            boxes, scores, labels = output
+            if fault == "box":
+                boxes = boxes * 0.9
+            if fault == "label":
+                labels = (labels + 1) % 3
+            return [boxes, scores * (0.99 if fault == "score" else 1.0), labels]
+
+        monkeypatch.setattr(exporter.Deployed, "forward", wrong)
+        with pytest.raises(RunError, match="of decisions agree"):
+            export_layer(randomise(TinyDetector()), tmp_path / "out", tiny_spec(task="detection"))
+
+    def test_near_equal_tokens_may_become_queries_in_another_order(self):
+        """A choice with the tokens in other places, all of them as good within rounding."""
+        net = randomise(ppvision.create_model("dino_debug", num_classes=3), seed=1)
+        head = net.queries.enc_score_head
+        head.weight.set_value(head.weight * 1e-6)
+        head.bias.set_value(head.bias * 0 - 3)  # all tokens score -3 and something behind the sixth digit
+        x = parity.pictures([1, 3, 64, 96])
+        raw = ppvision.export.Deployed(net, MEAN, STD, explain=True)
+        logits, _, chosen, scores = (value.numpy() for value in raw(paddle.to_tensor(x)))
+        swapped = np.roll(chosen, 3, axis=1)
+        other = [value.numpy() for value in raw(paddle.to_tensor(x), paddle.to_tensor(swapped))]
+        assert np.abs(other[0] - logits).max() > 0.1  # what stands behind a query has changed
+        reference = exporter._eager(raw)
+        wanted, given = parity.settled(reference, x, reference(x), other, 1e-4)
+        assert parity.relative_errors(wanted, given)[0] < 1e-6 and len(given) == 2
+        wrong = [*other[:2], (swapped + 1) % scores.shape[1], scores + np.arange(scores.shape[1], dtype="f4")]
+        mine = reference(x)
+        mine[3] = mine[3] + 0.1 * np.arange(scores.shape[1])[::-1].astype("f4")  # now one order is right, not theirs
+        wanted, given = parity.settled(reference, x, mine, wrong, 1e-4)
+        assert parity.relative_errors(wanted, given)[0] > 1e-2
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", HOSTS)
+    def test_every_host(self, tmp_path, name):
+        """Through the recipe, on every backend, ONNX included; a padded photograph comes back as from the network."""
+        recipe, weights = write_detection_recipe(tmp_path, [{"type": "Resize", "short": 72}], name)
+        ppvision.export(recipe, weights=weights, save_dir=tmp_path / "out", formats=["paddle", "onnx"])
+        report = json.loads((tmp_path / "out/parity.json").read_text())
+        assert report["refused"] == {} and all(row["agreement"] == 1.0 for row in report["rows"])
+        net = ppvision.create_model(name, num_classes=3)
+        kept = [
+            v.size
+            for k, v in net.state_dict().items()
+            if not k.startswith(tuple(f"{h}." for h in net.training_heads) or ("-",))
+        ]
+        loaded = paddle.jit.load(str(tmp_path / "out/model")).state_dict().values()
+        assert sum(v.size for v in loaded) == sum(kept)
+        images = pictures([(80, 100), (97, 61)])
+        eager = Predictor(recipe, weights=weights)(images)
+        for backend in ("paddle", "onnx"):
+            for a, b in zip(eager, Predictor(tmp_path / "out", backend=backend)(images)):
+                sides = [[r.boxes[None], r.scores[None], r.classes[None]] for r in (a, b)]
+                assert len(a.boxes) == len(b.boxes) and a.scores == pytest.approx(b.scores, abs=1e-4)
+                order = [np.lexsort((s[2][0], np.round(s[0][0, :, 0], 1))) for s in sides]
+                same = np.abs(a.boxes[order[0]] - b.boxes[order[1]]).max(1) < 0.05
+                assert same.mean() > 0.9
 
 
 class TestInstallation:
@@ -284,6 +409,19 @@ class TestSabotage:
 
         with pytest.raises(UserError, match=r"graph has 213 parameters, the network 234; not in the graph: auxiliary"):
             export_layer(randomise(WithTraining()), tmp_path, tiny_spec())
+
+    def test_heads_that_only_a_loss_reads_are_no_part_of_the_graph(self, tmp_path):
+        class WithHeads(TinyNet):
+            training_heads = ("heads.0",)
+
+            def __init__(self):
+                super().__init__()
+                self.heads = nn.LayerList([nn.Conv2D(6, 5, 1)])
+
+        export_layer(randomise(WithHeads()), tmp_path / "out", tiny_spec())
+        WithHeads.training_heads = ("head",)  # names that sub-layer and no other
+        with pytest.raises(UserError, match="not in the graph: heads.0.weight"):
+            export_layer(randomise(WithHeads()), tmp_path / "other", tiny_spec())
 
     def test_a_graph_with_more_than_the_network(self, net, tmp_path):
         class More(nn.Layer):

@@ -8,6 +8,7 @@ import pytest
 from ppvision.errors import UserError
 from ppvision.export import parity
 from ppvision.export.parity import Graph, Row
+from ppvision.predict.task import Task, class_agreement
 
 
 class TestMeasures:
@@ -27,16 +28,17 @@ class TestMeasures:
         scores = np.zeros((1, 2, 1, 4), np.float32)
         scores[0, :, 0] = [[1.0, 1.0, 0.0, 1.0], [1.00001, 0.5, 1.0, 1.0001]]
         right = scores.argmax(1)
-        assert parity.agreement(scores, right, 1e-4) == (1.0, 1.0)
+        assert class_agreement([scores], [right], 1e-4) == (1.0, 1.0)
+        assert class_agreement([scores], [scores], 1e-4) == (1.0, 1.0)
         near = np.array([[[0, 0, 1, 0]]])
-        assert parity.agreement(scores, near, 1e-4) == (1.0, 0.5)
+        assert class_agreement([scores], [near], 1e-4) == (1.0, 0.5)
         wrong = np.array([[[1, 1, 0, 1]]])
-        assert parity.agreement(scores, wrong, 1e-4) == (0.5, 0.5)
+        assert class_agreement([scores], [wrong], 1e-4) == (0.5, 0.5)
 
     def test_decisions_of_another_shape_or_class_agree_nowhere(self):
         scores = np.ones((1, 2, 3, 3))
-        assert parity.agreement(scores, np.zeros((1, 3, 2), int), 1e-4) == (0.0, 0.0)
-        assert parity.agreement(scores, np.full((1, 3, 3), 2), 1e-4) == (0.0, 0.0)
+        assert class_agreement([scores], [np.zeros((1, 3, 2), int)], 1e-4) == (0.0, 0.0)
+        assert class_agreement([scores], [np.full((1, 3, 3), 2)], 1e-4) == (0.0, 0.0)
 
     def test_pictures(self):
         x = parity.pictures([2, 3, 33, 47])
@@ -90,13 +92,38 @@ class TestVerdict:
         assert "inf" in parity.table(rows) and len(parity.table(rows).splitlines()) == 3
 
 
+class TestChoices:
+    """Networks that choose tokens by rank: ties are settled as the backend has them, anything else is a difference."""
+
+    scores = np.array([[0.1, 3.0, 2.0, 2.00001, 1.0, 1.99999]], np.float32)
+    told: list
+
+    def reference(self, x, chosen=None):
+        """Answers depend on which token stands where, as with learned content."""
+        self.told = [] if chosen is None else chosen.tolist()
+        chosen = np.array([[1, 3, 2]]) if chosen is None else chosen
+        return [chosen[..., None] * np.array([[[1.0], [2.0], [3.0]]]), chosen + 0.5, chosen, self.scores]
+
+    def errors(self, choice):
+        outputs = self.reference(None, np.array([choice]))
+        wanted, given = parity.settled(self.reference, None, self.reference(None), outputs, 1e-4)
+        return parity.relative_errors(wanted, given)[0]
+
+    def test_ties_in_any_order_and_at_the_end_of_the_list(self):
+        for choice in ([1, 3, 2], [1, 2, 3], [1, 3, 5], [1, 5, 2]):
+            assert self.errors(choice) == 0
+        assert self.told == [[1, 5, 2]]
+
+    @pytest.mark.parametrize("choice", [[3, 1, 2], [1, 3, 4], [1, 3, 3], [1, 2, 9], [-1, 3, 2]])
+    def test_what_the_scores_do_not_allow(self, choice):
+        assert self.errors(choice) > 0.1
+
+
 class TestRun:
     def test_a_reference_that_is_not_finite(self):
         graph = Graph("m", "p")
         with pytest.raises(UserError, match="NaN or infinity in eager mode"):
-            parity.run(
-                lambda x: [x * np.nan], lambda x: [x], graph, graph, [[1, 3, 4, 4]], tolerance=1e-4, decides=False
-            )
+            parity.run(lambda x: [x * np.nan], lambda x: [x], graph, graph, [[1, 3, 4, 4]], task=Task(), tolerance=1e-4)
 
     def test_a_backend_that_cannot_load_is_a_row_not_a_crash(self, tmp_path, monkeypatch):
         def broken(*_, **__):
@@ -104,7 +131,7 @@ class TestRun:
 
         monkeypatch.setattr(parity, "open_session", broken)
         graph = Graph(tmp_path / "m", tmp_path / "p")
-        rows = parity.run(lambda x: [x], lambda x: [x], graph, graph, [[1, 3, 4, 4]], tolerance=1e-4, decides=False)
+        rows = parity.run(lambda x: [x], lambda x: [x], graph, graph, [[1, 3, 4, 4]], task=Task(), tolerance=1e-4)
         assert rows[0].backend == "eager" and rows[0].latency_ms is not None
         assert {row.fault for row in rows[1:]} == {"RuntimeError: SomeError: the reason"}
         assert set(parity.faults(rows, 1e-4, 0.999)) == {"paddle", "paddle-onednn"}

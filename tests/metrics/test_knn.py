@@ -59,23 +59,16 @@ def test_nobody_is_his_own_neighbour():
     assert metric.compute()["knn"] == 0.0
 
 
-def test_states_of_two_processes_add_up():
-    """Each process holds its rows at its own place, as `state` lays them out for a group of two."""
+def test_states_of_several_processes_are_joined():
     results, targets = data()
-    whole, parts = Knn(3), [Knn(3), Knn(3)]
+    whole, parts = Knn(3), [Knn(3), Knn(3), Knn(3)]  # the third has no image
     whole.update(results, targets)
-    for i, part in enumerate(parts):
+    for i, part in enumerate(parts[:2]):
         part.update(results[i::2], targets[i::2])
-    states = [p.state() for p in parts]
-    zero = {k: np.zeros_like(v) for k, v in states[0].items()}
-    joined = {
-        k: np.concatenate([states[0][k], zero[k]]) + np.concatenate([zero[k], states[1][k]])
-        for k in ("features", "labels")
-    }
     merged = Knn(3)
-    merged.load(joined)
+    merged.load(merged.merge([part.state() for part in parts]))
     assert merged.compute() == whole.compute()
-    merged.load(Knn(3).state())
+    merged.load(merged.merge([Knn(3).state()]))
     assert merged.compute() == {"knn": 0.0}
 
 
@@ -96,7 +89,7 @@ def test_what_cannot_be_judged_is_said():
         Knn(3, feature="cla").update(results, targets)
     with pytest.raises(UserError, match="label 3, expected 0..1"):
         Knn(2).update(results[:1], [{"label": 3}])
-    with pytest.raises(UserError, match="k must be at least 1"):
+    with pytest.raises(UserError, match="'k' must be at least 1"):
         Knn(3, k=0)
     metric = Knn(3)
     metric.update(results[:1], [{"label": 255}])

@@ -53,6 +53,33 @@ def test_list_is_relative_to_itself(scene):
     assert all(not os.path.isabs(line) and (path.parent / line).is_file() for line in lines)
 
 
+def test_images_without_files_are_written_beside_the_list(tmp_path):
+    """idx: all pictures are in one file; the results of a classifier have drawings, those of an encoder have none."""
+    import gzip
+
+    pixels = np.arange(2 * 8 * 8, dtype=np.uint8)
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(
+        gzip.compress(bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 8, 0, 0, 0, 8]) + pixels.tobytes())
+    )
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 2, 0, 1])))
+    (tmp_path / "x.yml").write_text(
+        "model: {type: maformer_debug, num_classes: 2}\n"
+        f"data: {{type: idx, root: {tmp_path}, train: {{split: val}}, val: {{split: val}}}}\ntrain: {{iters: 1}}\n",
+        "utf-8",
+    )
+    listed, folder = tmp_path / "run/images.txt", tmp_path / "run"
+    assert pictures.main(["list", "--config", str(tmp_path / "x.yml"), "--output", str(listed)]) == 0
+    assert listed.read_text("utf-8").split() == ["inputs/0.png", "inputs/1.png"]
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "inputs/1.png"))[..., 0], pixels[64:].reshape(8, 8))
+    beside = ["beside", "-c", str(tmp_path / "x.yml"), "--predictions", str(folder)]
+    for i in range(2):
+        np.savez(folder / f"{i}.npz", cls=np.zeros(3))
+    assert pictures.main(beside) == 0 and not list(folder.glob("*_beside.png"))
+    for i in range(2):
+        drawing.write_image(folder / f"{i}.png", np.zeros([8, 8, 3], np.uint8))
+    assert pictures.main(beside) == 0 and len(list(folder.glob("*_beside.png"))) == 2
+
+
 def test_sheet_holds_image_labels_and_prediction(scene):
     for i in range(2):
         drawing.write_label_png(scene / f"{i}.png", np.ones((20, 30), np.uint8), PALETTE)

@@ -105,3 +105,44 @@ class TestMAFormer:
 
     def test_tokens_run(self, module, rules):
         assert set(module.tokens(rules.Settings((0,), quick=True)).figures) == {"beta 0", "beta 0.5"}
+
+
+class TestCaeV2:
+    @pytest.fixture(scope="class")
+    def module(self, reproduce):
+        return reproduce.importlib.import_module("tools.experiments.cae_v2")
+
+    @pytest.mark.parametrize(("gains", "verdict"), [((0.06, 0.051), "PASS"), ((0.2, 0.049), "FAIL")])
+    def test_every_seed_must_gain(self, module, rules, monkeypatch, gains, verdict):
+        def probed(arm, seed, settings, folder):
+            return (0.7 + gains[seed - 1], 1.5) if arm == "pre-trained" else (0.7, None)
+
+        monkeypatch.setattr(module, "_probed_recipe", probed)
+        outcome = module.fashion(rules.Settings((1, 2)))
+        assert outcome.verdict == verdict and outcome.figures["random"]["values"] == [0.7, 0.7]
+        assert outcome.figures["gain"]["values"] == pytest.approx(gains)
+
+    def test_both_arms_are_probed_by_the_same_recipe(self, module, rules, monkeypatch, tmp_path):
+        runs = {}
+
+        def trained(recipe, folder, overrides):
+            runs[folder.parent.name, recipe] = [o for o in overrides if not o.startswith("model.weights")]
+            return [{"kind": "train", "loss": 1.0}, {"kind": "eval", "metrics": {"top1": 0.5}}]
+
+        monkeypatch.setattr(module, "_trained", trained)
+        for arm in ("pre-trained", "random"):
+            module._probed_recipe(arm, 1, rules.Settings((1,)), tmp_path / arm)
+        probe = "cae_v2_fashion_linear_mini"
+        assert runs["pre-trained", probe] == runs["random", probe] and len(runs) == 3
+
+    def test_ridge_finds_what_is_linear(self, module):
+        rng = np.random.default_rng(0)
+        x, label = rng.standard_normal((400, 6)), rng.integers(0, 3, 400)
+        x[np.arange(400), label] += 6
+        assert module.ridge(x[:300], label[:300], x[300:], label[300:], 3) > 0.97
+        assert module.ridge(x[:300], label[:300], x[300:], rng.integers(0, 3, 100), 3) < 0.6
+
+    def test_shapes_are_the_same_again(self, module):
+        one, two = module.shapes24(20, 3), module.shapes24(20, 3)
+        assert all(np.array_equal(one[k], two[k]) for k in one) and one["image"].shape == (20, 24, 24, 3)
+        assert one["label"].max() < 24 and (one["words"].sum(1) >= 1).all()
