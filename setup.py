@@ -21,6 +21,8 @@ INSTALL_REQUIRES = [
     "requests>=2.31",  # downloads of weights: proxies, certificates, redirects
     "urllib3>=2.2",  # under requests; its HTTPResponse.read1, without which a trickling connection hangs
     "safetensors>=0.4",  # weight files that cannot execute code
+    "scipy>=1.11",  # linear_sum_assignment: matching of predictions and objects in training and metrics
+    "faster-coco-eval>=1.8,<2",  # COCO's run-length outlines, and its average precision; needs nothing but numpy
     "tqdm>=4.60",  # progress bar on a terminal
 ]
 
@@ -31,16 +33,22 @@ EXTRAS = {
         "onnxruntime>=1.18",  # the onnx backend and its column of the parity table
     ],
     "openvino": ["openvino>=2024.4"],  # reads model.onnx; the openvino backend
+    "detection": [
+        "faster-coco-eval>=1.8,<2",  # the metric coco: pycocotools' figures in a fraction of its time
+        "matplotlib>=3.8",  # plots of precision over recall and of the confusion matrix (eval --output_eval)
+    ],
     "vdl": ["visualdl>=2.5.3"],  # log.vdl; its last release is of 2023, so it is never required
     "dev": [
         "pytest>=8.0",
         "pytest-xdist>=3.5",  # two workers on two cores
         "hypothesis>=6.100",  # properties of configuration, loader and geometry
+        "pycocotools>=2.0.8",  # the reference that outlines and average precision are tested against
         "ruff>=0.9",
+        "pycocotools>=2.0.8",  # what the metric coco is compared with
         "setuptools>=70.1",  # builds the wheel in tests/test_packaging.py without asking a registry
     ],
 }
-EXTRAS["all"] = sorted({name for extra in ("cpu", "onnx", "vdl", "dev") for name in EXTRAS[extra]})
+EXTRAS["all"] = sorted({name for extra in ("cpu", "onnx", "detection", "vdl", "dev") for name in EXTRAS[extra]})
 
 setup(
     name="ppvision",

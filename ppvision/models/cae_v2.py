@@ -20,7 +20,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from ppvision.errors import UserError
+from ppvision.errors import UserError, at_least, require, within
 from ppvision.nn.resize import resize
 from ppvision.nn.vit import (
     TRUNCATED,
@@ -83,8 +83,13 @@ class CaeV2(nn.Layer):
         init: Literal["xavier", "beit"] = "xavier",
     ):
         super().__init__()
-        if image_size % patch_size:
-            raise UserError(f"cae_v2: image_size {image_size} is not a multiple of patch_size {patch_size}")
+        at_least(0, num_classes=num_classes, layer_scale=layer_scale)
+        at_least(1, image_size=image_size, patch_size=patch_size, dim=dim, depth=depth, num_heads=num_heads)
+        within(0, 1, below=True, drop_path=drop_path)
+        whole = image_size % patch_size == 0
+        require(whole, "image_size", f"must be a multiple of patch_size {patch_size}, got {image_size}")
+        require(dim % num_heads == 0, "num_heads", f"must divide the width {dim}, got {num_heads}")
+        require(dim % 4 == 0 or not abs_pos, "dim", f"must be a multiple of 4 for fixed positions, got {dim}")
         self.num_classes, self.dim, self.depth, self.num_heads, self.pool = num_classes, dim, depth, num_heads, pool
         self.patch_size, self.grid, self.drop_path = patch_size, image_size // patch_size, drop_path
         classifier = num_classes > 0
@@ -95,7 +100,7 @@ class CaeV2(nn.Layer):
         self.cls_token = parameter(self, [1, 1, dim], None)
         if abs_pos:
             self.register_buffer("pos_embed", paddle.to_tensor(sincos_table(dim, self.grid, self.grid)))
-        rates = np.linspace(0.0, drop_path, depth) if depth > 1 else [drop_path]
+        rates = np.linspace(0.0, drop_path, depth)
         self.blocks = nn.LayerList(Block(dim, num_heads, 4.0, layer_scale, float(rate), window) for rate in rates)
         self.norm = nn.Identity() if classifier and pool == "mean" else nn.LayerNorm(dim, epsilon=1e-6)
         if init == "beit":
@@ -233,6 +238,10 @@ class CaeV2Pyramid(CaeV2):
             abs_pos=abs_pos,
         )
         self.norm = nn.Identity()
+        require(patch_size % 4 == 0, "patch_size", f"must be a multiple of 4 for a pyramid, got {patch_size}")
+        ordered = blocks is None or (len(blocks) == 4 and list(blocks) == sorted(set(blocks)))
+        inside = blocks is None or (ordered and blocks[0] >= 0 and blocks[3] < depth)
+        require(inside, "blocks", f"names four blocks, ascending, of 0..{depth - 1}, got {blocks}")
         even = tuple(max((i + 1) * depth // 4 - 1, 0) for i in range(4))
         self.levels = blocks or PYRAMID_BLOCKS.get(depth, even)
         self.fpn1 = nn.Sequential(

@@ -17,7 +17,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from ppvision.errors import UserError
+from ppvision.errors import UserError, at_least, require
 from ppvision.models.zoo import CLIP
 from ppvision.nn.resize import resize
 from ppvision.nn.vit import PatchEmbed, parameter
@@ -81,6 +81,11 @@ class ClipVision(nn.Layer):
 
     def __init__(self, image_size: int, patch_size: int, dim: int, depth: int, num_heads: int, out_dim: int):
         super().__init__()
+        at_least(1, image_size=image_size, patch_size=patch_size, dim=dim, depth=depth)
+        at_least(1, num_heads=num_heads, out_dim=out_dim)
+        fits = image_size >= patch_size
+        require(fits, "image_size", f"must hold a patch of {patch_size} pixels, got {image_size}")
+        require(dim % num_heads == 0, "num_heads", f"must divide the width {dim}, got {num_heads}")
         self.image_size, self.patch_size, self.dim = image_size, patch_size, dim
         self.grid = image_size // patch_size
         self.patch_embed = PatchEmbed(dim, patch_size, bias=False)

@@ -52,11 +52,15 @@ class Proposals:
         boxes: [B,P,4], cxcywh in 0..1.
         binary: only "object or not" is learned (class 0 stands for every object): Deformable DETR. Otherwise P are the
             selected tokens and K the real classes: DINO.
+        chosen: int64 [B,N], the tokens that became queries.
+        scores: [B,S] of all tokens, by which they were chosen.
     """
 
     logits: Tensor
     boxes: Tensor
     binary: bool = False
+    chosen: Tensor | None = None
+    scores: Tensor | None = None
 
 
 @dataclass
@@ -136,12 +140,19 @@ def unfold_groups(x: Tensor, groups: int) -> Tensor:
 class Detr(nn.Layer):
     """Base of the detectors. A subclass sets `num_classes`, `num_queries`, `dim` and `queries`, the layer that asks the
     network's own questions: `queries(context) -> QuerySet`.
+
+    Attributes:
+        training_heads: names of sub-layers whose answers only a loss reads (class heads of all decoder layers but the
+            last): they are trained and saved with the network, and no part of an exported graph.
     """
+
+    training_heads: tuple[str, ...] = ()
 
     num_classes: int
     num_queries: int
     dim: int
     queries: nn.Layer
+    query_content: bool = True  # whether its queries carry vectors of width `dim` beside their references
 
     def encode(self, image: Tensor, valid: Tensor | None = None) -> Context:
         """Normalised [B,3,H,W] and `valid` bool [B,H,W] (None: no padding) -> what the decoder needs."""
@@ -166,6 +177,25 @@ class Detr(nn.Layer):
         context = self.encode(image, valid)
         logits, boxes = self.decode(context, self.own_queries(context))[-1]
         return {"logits": logits, "boxes": boxes}
+
+    def explained(self, image: Tensor, chosen: Tensor | None = None) -> dict[str, Tensor]:
+        """`forward` of a network that may choose its queries by rank, to compare it with its exported graph: rounding
+        gives near-equal tokens another order, and a query that stands elsewhere answers otherwise.
+
+        Args:
+            image: [B,3,H,W].
+            chosen: int64 [B,N], tokens to take instead of the best ones.
+
+        Returns:
+            logits and boxes; where the network chooses, also `chosen` [B,N] and `scores` [B,S] of all tokens.
+        """
+        context = self.encode(image)
+        queries = self.own_queries(context) if chosen is None else self.queries(context, chosen)
+        logits, boxes = self.decode(context, queries)[-1]
+        answer, proposals = {"logits": logits, "boxes": boxes}, queries.proposals
+        if proposals is not None and proposals.chosen is not None:
+            answer.update(chosen=proposals.chosen, scores=proposals.scores)
+        return answer
 
 
 def check_detector(model: object, key: str = "model") -> None:

@@ -23,7 +23,7 @@ import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 from paddle.nn import initializer as init
 
-from ppvision.errors import UserError
+from ppvision.errors import UserError, at_least, require, within
 from ppvision.nn.drop import DropPath
 
 __all__ = ["FUSIONS", "GLDS", "VARIANTS", "MAFormer", "maformer"]
@@ -120,11 +120,19 @@ class WindowAttention(nn.Layer):
         y, x = (g.ravel() for g in np.meshgrid(np.arange(window), np.arange(window), indexing="ij"))
         index = (y[:, None] - y + window - 1) * (2 * window - 1) + (x[:, None] - x + window - 1)
         self.index = index.ravel().astype(np.int32)  # numpy: a constant of the graph, not one of its parameters
+        self.indices: dict[str, Tensor] = {}  # the same by device: in a dict it is no part of the layer's state
 
     def bias(self) -> Tensor:
         """[heads,M * M,M * M]."""
         size = self.window**2
-        return paddle.gather(self.rel_bias, paddle.to_tensor(self.index)).reshape([size, size, -1]).transpose([2, 0, 1])
+        if paddle.in_dynamic_mode():
+            device = paddle.device.get_device()
+            if device not in self.indices:
+                self.indices[device] = paddle.to_tensor(self.index)
+            index = self.indices[device]
+        else:
+            index = paddle.to_tensor(self.index)
+        return paddle.gather(self.rel_bias, index).reshape([size, size, -1]).transpose([2, 0, 1])
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         h, w, c = x_BHWC.shape[1:]
@@ -134,11 +142,12 @@ class WindowAttention(nn.Layer):
         qkv = whole_cells(self.qkv(x_BHWC), m)
         rows, columns = qkv.shape[1:3]
         qkv = to_windows(qkv, m).reshape([-1, size, 3, c // self.head_dim, self.head_dim]).transpose([2, 0, 3, 1, 4])
-        score = paddle.matmul(qkv[0] * self.head_dim**-0.5, qkv[1], transpose_y=True) + self.bias()
+        q, k, v = qkv.unbind(0)  # not by index, whose gradient fills three tensors of the size of all
+        score = paddle.matmul(q * self.head_dim**-0.5, k, transpose_y=True) + self.bias()
         if not fits((h, w), m):
             real = whole_cells(paddle.ones_like(x_BHWC[:, :, :, :1]), m)
             score = score + ((1.0 - to_windows(real, m)) * MASKED).transpose([0, 2, 1]).unsqueeze(1)
-        y = merged(paddle.matmul(F.softmax(score, axis=-1), qkv[2]))
+        y = merged(paddle.matmul(F.softmax(score, axis=-1), v))
         return self.proj(from_windows(y, m, rows, columns)[:, :h, :w])
 
 
@@ -361,12 +370,20 @@ class MAFormer(nn.Layer):
         dense_vote: bool = False,
     ):
         super().__init__()
+        at_least(0, num_classes=num_classes, stem=stem)
+        at_least(1, width=width, depths=depths, head_dim=head_dim, windows=windows, image_size=image_size)
+        at_least(1, gld_side=gld_side)
+        within(0, 8, fused_stages=fused_stages)
+        within(0, 1, below=True, drop_path=drop_path)
         _check(num_classes, width, depths, head_dim, windows, stem, gld, fusion, dense_vote)
+        hidden = [round(width * 2**s * mlp_ratio) for s in range(len(depths))]
+        require(min(hidden) >= 1, "mlp_ratio", f"leaves the hidden layers {hidden} channels, got {mlp_ratio}")
         self.num_classes, self.dense_vote, self.stem_stride = num_classes, dense_vote, stem[1]
         channels = [width * 2**s for s in range(len(depths))]
         self.num_features = channels[-1]
         rates = iter(float(r) for r in paddle.linspace(0, drop_path, sum(depths)).numpy())
         side = (image_size + 2 * stem[2] - stem[0]) // stem[1] + 1
+        require(side >= 1, "image_size", f"is less than the kernel of the stem, {stem[0]}; got {image_size}")
         self.stem = Reduce(3, width, *stem)
         self.stages, self.merges = nn.LayerList(), nn.LayerList()
         for s, (c, depth) in enumerate(zip(channels, depths)):
@@ -444,20 +461,15 @@ def _check(
     fusion: str,
     dense_vote: bool,
 ) -> None:
-    if gld not in GLDS or fusion not in FUSIONS:
-        raise UserError(
-            f"maformer: gld is one of {', '.join(GLDS)} and fusion of {', '.join(FUSIONS)}, not {gld}, {fusion}"
-        )
-    if not depths or len(windows) != len(depths) or min(*depths, *windows) < 1:
-        raise UserError(
-            f"maformer: depths and windows need one number of at least 1 per stage, not {depths}, {windows}"
-        )
-    if width % head_dim:
-        raise UserError(f"maformer: width {width} is no multiple of head_dim {head_dim}")
-    if stem[1] not in (1, 2, 4, 8):
-        raise UserError(f"maformer: the stride of the stem is 1, 2, 4 or 8, not {stem[1]}")
-    if dense_vote and not num_classes:
-        raise UserError("maformer: dense_vote needs num_classes")
+    require(gld in GLDS, "gld", f"is one of {', '.join(GLDS)}, not {gld}")
+    require(fusion in FUSIONS, "fusion", f"is one of {', '.join(FUSIONS)}, not {fusion}")
+    require(1 <= len(depths) <= 8, "depths", f"needs one number per stage, 8 at most, got {list(depths)}")
+    fits = len(windows) == len(depths)
+    require(fits, "windows", f"needs one number for each of the {len(depths)} stages, got {list(windows)}")
+    require(width % head_dim == 0, "width", f"must be a multiple of head_dim {head_dim}, got {width}")
+    require(len(stem) == 3 and stem[0] >= 1, "stem", f"is kernel, stride and padding, got {list(stem)}")
+    require(stem[1] in (1, 2, 4, 8), "stem", f"has a stride of 1, 2, 4 or 8, got {stem[1]}")
+    require(bool(num_classes) or not dense_vote, "dense_vote", "needs num_classes")
 
 
 def maformer(variant: str, **overrides) -> MAFormer:

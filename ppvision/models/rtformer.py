@@ -20,6 +20,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.nn import initializer as init
 
+from ppvision.errors import at_least, require, within
 from ppvision.nn.conv import conv2d
 from ppvision.nn.drop import DropPath
 from ppvision.nn.heads import SegHead
@@ -282,6 +283,13 @@ class RTFormer(nn.Layer):
         in_channels: int = 3,
     ):
         super().__init__()
+        at_least(1, num_classes=num_classes, base_channels=base_channels, head_channels=head_channels)
+        at_least(1, spp_channels=spp_channels, cross_size=cross_size, num_heads=num_heads, layer_nums=layer_nums)
+        within(0, 1, below=True, drop=drop, drop_path=drop_path)
+        within(0, 1, bn_momentum=bn_momentum)
+        require(in_channels == 3, "in_channels", f"must be 3: images are RGB, got {in_channels}")
+        width = 8 * base_channels
+        require(width % num_heads == 0, "num_heads", f"must divide the {width} memory entries, got {num_heads}")
         c, mom = base_channels, bn_momentum
         block = dict(num_heads=num_heads, cross_size=cross_size, drop=drop, drop_path=drop_path, bn_momentum=mom)
         inject4, inject5 = use_injection

@@ -18,6 +18,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from ppvision.errors import at_least, require
 from ppvision.nn.conv import ConvBN, conv2d
 from ppvision.nn.resize import resize
 
@@ -234,12 +235,10 @@ class UHRNet(nn.Layer):
         align_corners: bool = False,
     ):
         super().__init__()
-        if width % 2:
-            raise ValueError(f"UHRNet: width must be even, not {width}")
-        if len(modules) != 8:
-            raise ValueError(f"UHRNet: modules are given for the 8 stages 2 to 9, not {len(modules)}")
-        if init not in ("normal", "kaiming"):
-            raise ValueError(f"UHRNet: init is 'normal' or 'kaiming', not '{init}'")
+        at_least(1, num_classes=num_classes, width=width, blocks=blocks, stem_blocks=stem_blocks, modules=modules)
+        require(width % 2 == 0, "width", f"must be even, got {width}")
+        require(len(modules) == 8, "modules", f"are given for the 8 stages 2 to 9, got {len(modules)}")
+        require(init in ("normal", "kaiming"), "init", f"is 'normal' or 'kaiming', not '{init}'")
         weight_init = {"normal": "normal_0.001", "kaiming": "kaiming"}[init]
         self.num_classes, self.align_corners = num_classes, align_corners
         self.backbone = Backbone(width, blocks, stem_blocks, modules, weight_init, align_corners)

@@ -17,6 +17,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from ppvision.errors import at_least, require, within
 from ppvision.models.maformer import VARIANTS as MAFORMERS
 from ppvision.models.maformer import Fusion, Gld, MAFormer
 from ppvision.nn.conv import ConvBN, conv2d
@@ -70,6 +71,9 @@ class UperNetHead(nn.Layer):
         dropout: float = 0.1,
     ):
         super().__init__()
+        at_least(1, num_classes=num_classes, channels=channels, bins=bins)
+        require(bool(bins), "bins", "names no grid")
+        within(0, 1, below=True, dropout=dropout)
         self.bins, self.dropout = tuple(bins), dropout
         self.pooled = nn.LayerList(ConvBN(num_in[-1], channels, 1) for _ in bins)
         self.context = ConvBN(num_in[-1] + len(self.bins) * channels, channels, 3)
@@ -112,6 +116,8 @@ class UperNet(nn.Layer):
         levels: Sequence[str] | None = None,
     ):
         super().__init__()
+        unknown = [level for level in levels or () if level not in backbone.feature_channels]
+        require(not unknown, "levels", f"names {unknown}; the backbone gives {', '.join(backbone.feature_channels)}")
         self.num_classes, self.backbone = num_classes, backbone
         self.levels = tuple(levels or backbone.feature_channels)
         self.feature_channels = dict(backbone.feature_channels)

@@ -89,6 +89,12 @@ _UPERNET_MAFORMER = "ppvision.models.upernet:upernet_maformer"
 _CAE_V2 = "ppvision.models.cae_v2:cae_v2"
 _UPERNET_CAE_V2 = "ppvision.models.upernet_cae_v2:upernet_cae_v2"
 _CLIP = "ppvision.models.clip_vision:clip_vision"
+_DAB_DETR = "ppvision.models.dab_detr:dab_detr"
+_DEFORMABLE_DETR = "ppvision.models.deformable_detr:deformable_detr"
+_RESNET = "ppvision.models.resnet:resnet"
+_DINO = "ppvision.models.dino:dino"
+_VIT_DET = "ppvision.models.vit_det:vit_det"
+_PADDLEDET = "https://bj.bcebos.com/v1/paddledet/models"
 _RTFORMER_TABLE = "PaddleSeg configs/rtformer/README.md"
 _UHRNET_TABLE = "PaddleSeg configs/uhrnet/README.md, 120k iterations, batch 12"
 
@@ -182,6 +188,137 @@ ZOO: dict[str, Entry] = {
     "upernet_cae_v2_base": Entry(_UPERNET_CAE_V2, "base", "segmentation", (512, 512)),
     "upernet_cae_v2_large": Entry(_UPERNET_CAE_V2, "large", "segmentation", (512, 512)),
     "upernet_cae_v2_debug": Entry(_UPERNET_CAE_V2, "debug", "segmentation", (64, 96)),
+    "resnet18": Entry(
+        _RESNET,
+        "18",
+        "classification",
+        (224, 224),
+        weights="https://download.pytorch.org/models/resnet18-f37072fd.pth",
+        license="BSD-3-Clause",
+        published={"ImageNet-1K top-1": (69.758, "torchvision documentation, IMAGENET1K_V1")},
+    ),
+    "resnet34": Entry(
+        _RESNET,
+        "34",
+        "classification",
+        (224, 224),
+        weights="https://download.pytorch.org/models/resnet34-b627a593.pth",
+        license="BSD-3-Clause",
+        published={"ImageNet-1K top-1": (73.314, "torchvision documentation, IMAGENET1K_V1")},
+    ),
+    "resnet50": Entry(
+        _RESNET,
+        "50",
+        "classification",
+        (224, 224),
+        weights="https://download.pytorch.org/models/resnet50-0676ba61.pth",
+        license="BSD-3-Clause",
+        published={"ImageNet-1K top-1": (76.13, "torchvision documentation, IMAGENET1K_V1")},
+    ),
+    "resnet101": Entry(
+        _RESNET,
+        "101",
+        "classification",
+        (224, 224),
+        weights="https://download.pytorch.org/models/resnet101-63fe2227.pth",
+        license="BSD-3-Clause",
+        published={"ImageNet-1K top-1": (77.374, "torchvision documentation, IMAGENET1K_V1")},
+    ),
+    "resnet_debug": Entry(_RESNET, "debug", "classification", (64, 96)),
+    "dab_detr_r18": Entry(
+        _DAB_DETR,
+        "r18",
+        "detection",
+        (800, 1088),
+        published={"COCO AP": (36.2, "arXiv:2211.08071, 50 epochs, its baseline")},
+    ),
+    "dab_detr_r50": Entry(
+        _DAB_DETR,
+        "r50",
+        "detection",
+        (800, 1088),
+        weights="https://huggingface.co/IDEA-Research/dab-detr-resnet-50/resolve/main/model.safetensors",
+        license="Apache-2.0",
+        published={"COCO AP": (42.2, "IDEA-Research/DAB-DETR README, 50 epochs")},
+    ),
+    "dab_detr_r101": Entry(
+        _DAB_DETR,
+        "r101",
+        "detection",
+        (800, 1088),
+        published={"COCO AP": (43.5, "IDEA-Research/DAB-DETR, 50 epochs; quoted from memory in our notes")},
+    ),
+    "dab_detr_debug": Entry(_DAB_DETR, "debug", "detection", (64, 96)),
+    "vit_det_base": Entry(_VIT_DET, "base", "features", (1024, 1024)),
+    "vit_det_large": Entry(_VIT_DET, "large", "features", (1024, 1024)),
+    "vit_det_huge": Entry(_VIT_DET, "huge", "features", (1024, 1024)),
+    "vit_det_debug": Entry(_VIT_DET, "debug", "features", (64, 64)),
+    "deformable_detr_r18": Entry(
+        _DEFORMABLE_DETR,
+        "r18",
+        "detection",
+        (800, 1088),
+        published={"COCO AP": (40.1, "notes quoting arXiv:2211.08071, its baseline, 50 epochs")},
+    ),
+    "deformable_detr_r50": Entry(
+        _DEFORMABLE_DETR,
+        "r50",
+        "detection",
+        (800, 1088),
+        weights="https://huggingface.co/SenseTime/deformable-detr/resolve/main/model.safetensors",
+        license="Apache-2.0",
+        published={
+            "COCO AP": (44.5, "fundamentalvision/Deformable-DETR README, 50 epochs"),
+            "COCO AP refined": (46.2, "fundamentalvision/Deformable-DETR README, 50 epochs, refine"),
+            "COCO AP two-stage": (46.9, "fundamentalvision/Deformable-DETR README, 50 epochs, refine and two_stage"),
+        },
+    ),
+    "deformable_detr_r101": Entry(
+        _DEFORMABLE_DETR,
+        "r101",
+        "detection",
+        (800, 1088),
+        published={"COCO AP": (48.0, "notes quoting arXiv:2211.08071, the teacher there; variant not said")},
+    ),
+    "deformable_detr_debug": Entry(_DEFORMABLE_DETR, "debug", "detection", (64, 96)),
+    "dino_r18": Entry(_DINO, "r18", "detection", (800, 1088)),
+    "dino_r50": Entry(
+        _DINO,
+        "r50",
+        "detection",
+        (800, 1088),
+        weights="https://paddledet.bj.bcebos.com/models/dino_r50_4scale_2x_coco.pdparams",
+        license="Apache-2.0",
+        published={
+            "COCO AP 12 epochs": (49.0, "IDEA-Research/DINO README, 4 scales"),
+            "COCO AP 24 epochs": (50.4, "IDEA-Research/DINO README, 4 scales"),
+            "COCO AP 36 epochs": (50.9, "IDEA-Research/DINO README, 4 scales"),
+        },
+    ),
+    "dino_r101": Entry(_DINO, "r101", "detection", (800, 1088)),
+    "dino_debug": Entry(_DINO, "debug", "detection", (64, 96)),
+    "group_dino_r50": Entry(
+        _DINO,
+        "r50",
+        "detection",
+        (800, 1088),
+        weights=f"{_PADDLEDET}/group_dino_r50_4scale_1x_coco.pdparams",
+        license="Apache-2.0",
+        published={"COCO AP 12 epochs": (49.6, "PaddleDetection configs/group_detr/README.md")},
+    ),
+    "group_detr_v2_vit_huge": Entry(
+        _DINO,
+        "vit_huge",
+        "detection",
+        (1184, 2000),
+        weights=f"{_PADDLEDET}/group_dino_vit_huge_4scale_1x_coco.pdparams",
+        license="Apache-2.0",
+        published={
+            "COCO AP": (63.3, "PaddleDetection configs/group_detr/README.md, one scale"),
+            "COCO test-dev AP": (64.5, "arXiv:2211.03594"),
+        },
+    ),
+    "group_detr_v2_debug": Entry(_DINO, "debug_vit", "detection", (64, 96)),
 }
 
 

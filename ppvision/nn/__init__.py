@@ -18,6 +18,10 @@ _PUBLIC = {
     "ConvBN": "ppvision.nn.conv",
     "conv2d": "ppvision.nn.conv",
     "DropPath": "ppvision.nn.drop",
+    "FrozenBatchNorm2D": "ppvision.nn.frozen_bn",
+    "GroupNorm": "ppvision.nn.group_norm",
+    "MultiHeadAttention": "ppvision.nn.attention",
+    "MultiScaleDeformableAttention": "ppvision.nn.deformable",
     "SegHead": "ppvision.nn.heads",
 }
 __all__ = ["HEADS", *_PUBLIC]

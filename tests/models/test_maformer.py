@@ -267,11 +267,11 @@ def test_learns_sixteen_images_by_heart():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"gld": "fcc"}, "gld is one of"),
-        ({"windows": (4, 4)}, "one number of at least 1 per stage"),
-        ({"width": 20}, "no multiple of head_dim"),
-        ({"stem": (3, 3, 1)}, "stride of the stem"),
-        ({"dense_vote": True, "num_classes": 0}, "dense_vote needs num_classes"),
+        ({"gld": "fcc"}, "'gld' is one of"),
+        ({"windows": (4, 4)}, "'windows' needs one number for each of the 4 stages"),
+        ({"width": 20}, "'width' must be a multiple of head_dim 8, got 20"),
+        ({"stem": (3, 3, 1)}, "'stem' has a stride of 1, 2, 4 or 8, got 3"),
+        ({"dense_vote": True, "num_classes": 0}, "'dense_vote' needs num_classes"),
     ],
 )
 def test_mistakes_are_named(kwargs, message):

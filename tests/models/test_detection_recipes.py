@@ -1,0 +1,66 @@
+"""The published recipes of DAB-DETR and Deformable DETR, and the miniatures: complete, checked, with their numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ppvision.config import check, load
+from ppvision.models import zoo
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+PUBLISHED = sorted([*CONFIGS.glob("dab_detr/*_50e.yml"), *CONFIGS.glob("deformable_detr/*_50e.yml")])
+MINI = ["dab_detr/dab_detr_shapes_mini", "dino/dino_bear_mini", "group_detr_v2/group_dino_shapes_mini"]
+
+# published AP on val2017
+EXPECTED = {
+    "dab_detr_r18_coco_50e": 36.2,
+    "dab_detr_r50_coco_50e": 42.2,
+    "dab_detr_r101_coco_50e": 43.5,
+    "deformable_detr_r18_coco_50e": 40.1,
+    "deformable_detr_r50_coco_50e": 44.5,
+    "deformable_detr_r50_two_stage_coco_50e": 46.9,
+    "deformable_detr_r101_coco_50e": 48.0,
+}
+
+
+def test_every_published_recipe_is_here():
+    assert {p.stem for p in PUBLISHED} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
+def test_published_recipe(path):
+    cfg = load(str(path))
+    check(cfg)
+    deformable = path.parent.name == "deformable_detr"
+    assert (cfg.train.epochs, cfg.train.batch_size, cfg.train.clip_norm) == (50, 2, 0.1)
+    assert cfg.optimizer.type == "adamw" and cfg.optimizer.kwargs["weight_decay"] == 1e-4
+    assert cfg.optimizer.kwargs["lr"] == (2e-4 if deformable else 1e-4)
+    assert cfg.optimizer.kwargs["lr_mult"]["backbone.*"] == 0.1
+    assert ("*.sampling_offsets.*" in cfg.optimizer.kwargs["lr_mult"]) == deformable
+    assert (cfg.schedule.type, cfg.schedule.kwargs["milestones"]) == ("step", [0.8])
+    assert (cfg.model.kwargs["num_classes"], cfg.data.train.kwargs["split"]) == (80, "train2017")
+    assert cfg.model.weights == zoo.entry(cfg.model.type.replace(path.parent.name + "_r", "resnet")).weights
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
+def test_the_header_tells_the_story(path):
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    text = " ".join(header)
+    assert f"tools/train.py -c configs/{path.parent.name}/{path.name}" in text
+    assert "Ours: not trained" in text and "arXiv:" in text and "Hours:" in text and "epochs" in text
+    assert f"Published AP on val2017: {EXPECTED[path.stem]}" in text
+    assert all(len(line) <= 150 for line in header)
+    known = {value for value, _ in zoo.entry(load(str(path)).model.type).published.values()}
+    assert EXPECTED[path.stem] in known
+
+
+@pytest.mark.parametrize("name", MINI)
+def test_miniature(name):
+    path = CONFIGS / f"{name}.yml"
+    cfg = load(str(path))
+    check(cfg)
+    text = path.read_text()
+    assert f"configs/{name}.yml" in text and "ppvision data fetch " in text and "No published figure.  Ours: " in text
+    assert cfg.model.type.endswith("_debug") and cfg.data.root.startswith("data/")

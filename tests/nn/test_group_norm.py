@@ -1,0 +1,41 @@
+"""Group norm whose ONNX form has its epsilon."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from ppvision.nn.group_norm import GroupNorm
+from tests.models.golden import fill
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    net = paddle.nn.Sequential(paddle.nn.Conv2D(3, 12, 3, 2, 1), GroupNorm(4, 12, epsilon=0.3))
+    fill(net)
+    net.eval()
+    stem = str(tmp_path_factory.mktemp("group_norm") / "model")
+    paddle.jit.save(net, stem, input_spec=[paddle.static.InputSpec([None, 3, None, None], "float32", "x")])
+    import paddle2onnx
+
+    paddle2onnx.export(
+        f"{stem}.json", f"{stem}.pdiparams", f"{stem}.onnx", opset_version=17, optimize_tool="None", verbose=False
+    )
+    return net, stem
+
+
+def test_names_are_those_of_paddles():
+    assert list(GroupNorm(2, 4).state_dict()) == list(paddle.nn.GroupNorm(2, 4).state_dict())
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 16, 24), (3, 3, 37, 11)])
+def test_graph_and_onnx_equal_eager_where_the_epsilon_matters(exported, shape):
+    import onnxruntime
+
+    net, stem = exported
+    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    expected = net(paddle.to_tensor(x)).numpy()
+    np.testing.assert_allclose(paddle.jit.load(stem)(paddle.to_tensor(x)).numpy(), expected, atol=1e-5)
+    session = onnxruntime.InferenceSession(f"{stem}.onnx", providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, atol=1e-5)
