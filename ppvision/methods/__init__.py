@@ -7,6 +7,9 @@ from typing import Any
 
 NAMES: dict[str, str] = {
     "cae_v2": "ppvision.methods.cae_v2:CaeV2Pretraining",
+    "detr": "ppvision.methods.detr:DetrTraining",
+    "group_detr": "ppvision.methods.group_detr:GroupDetr",
+    "kd_detr": "ppvision.methods.kd_detr:KdDetr",
     "linear_probe": "ppvision.methods.probe:LinearProbe",
     "supervised": "ppvision.methods.supervised:Supervised",
     "classification": "ppvision.methods.classification:Classification",

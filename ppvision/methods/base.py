@@ -37,6 +37,7 @@ class Method(nn.Layer):
             checkpoints.
         components: keyword arguments of `__init__` that recipes fill with a component, and of which kind.
         step: number of updates made so far, skipped ones included.
+        seed: the recipe's.
         rng: generator of this update and rank; `shared_rng` is the same on all ranks.
     """
 
@@ -46,7 +47,7 @@ class Method(nn.Layer):
 
     def __init__(self) -> None:
         super().__init__()
-        self.step = 0
+        self.step = self.seed = 0
         self.rng = self.shared_rng = np.random.Generator(np.random.Philox(0))
         self.mean: Sequence[float] = (0.0, 0.0, 0.0)
         self.std: Sequence[float] = (255.0, 255.0, 255.0)
@@ -76,12 +77,32 @@ class Method(nn.Layer):
         """Scalar loss terms of a phase for one micro-batch; the Trainer back-propagates their sum."""
         raise TypeError(f"{type(self).__name__} defines no losses")
 
+    def validate(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Terms of the validation loss (metric `loss`), each [B]: one value per image, so that their mean is exact
+        however the images are spread over batches and ranks.
+
+        Called in eval mode without gradient, for a batch as collated, on the device. Random draws come from
+        `image_rngs`: the figure then is the same at every step.
+        """
+        raise TypeError(f"{type(self).__name__} defines no validation loss")
+
+    def pictures(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
+        """What the run shows at each evaluation, from the first validation batch: name -> RGB uint8 [H,W,3]. Called
+        like `validate`, on rank 0 only.
+        """
+        return {}
+
+    def image_rngs(self, batch: dict[str, Any]) -> list[np.random.Generator]:
+        """A generator per image that is a function of (seed, place in the data set) and nothing else."""
+        places = batch["index"].numpy().tolist() if "index" in batch else range(len(batch["image"]))
+        return [np.random.Generator(np.random.Philox(key=[self.seed % 2**64, 2**63 + i])) for i in places]
+
     def on_update(self, step: int) -> None:
         """Called after each update that was not skipped: teacher momentum, ramps."""
 
     def begin(self, step: int, seed: int, rank: int) -> None:
         """Called by the Trainer before each update: randomness is a function of (seed, step, rank) and nothing else."""
-        self.step = step
+        self.step, self.seed = step, seed
         self.rng = np.random.Generator(np.random.Philox(key=[seed % 2**64, step * 65536 + rank + 1]))
         self.shared_rng = np.random.Generator(np.random.Philox(key=[seed % 2**64, step * 65536]))
 

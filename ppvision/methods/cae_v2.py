@@ -13,15 +13,18 @@ linear head for class token, visible and masked patches alike; the loss is one m
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from ppvision.data.device import normalise
-from ppvision.errors import UserError
+from ppvision.data.device import normalise, to_device
+from ppvision.errors import UserError, at_least, require
+from ppvision.methods import similarity
 from ppvision.methods.base import Method
 from ppvision.models.clip_vision import ClipVision
 from ppvision.models.zoo import IMAGENET
@@ -29,9 +32,10 @@ from ppvision.nn.drop import DropPath
 from ppvision.nn.resize import resize
 from ppvision.nn.vit import CrossAttention, Mlp, init_xavier, parameter, sincos_table, take_tokens
 
-__all__ = ["CaeV2Pretraining", "Regressor", "Target", "block_mask", "cosine_distance", "random_mask"]
+__all__ = ["CaeV2Pretraining", "Regressor", "Target", "TargetCache", "block_mask", "cosine_distance", "random_mask"]
 
 ASPECT = math.log(1 / 0.3)  # blocks are 0.3 to 1 / 0.3 times as high as wide
+PICTURES = 8  # images drawn at each evaluation
 ROUNDS = 1000  # without a block that fits, before single patches end the mask
 
 
@@ -103,7 +107,7 @@ class Regressor(nn.LayerList):
     """Blocks in a row; the visible latents stay as they are."""
 
     def __init__(self, dim: int, depth: int, num_heads: int, layer_scale: float = 0.1, drop_path: float = 0.0):
-        rates = np.linspace(0.0, drop_path, depth) if depth > 1 else [drop_path] * depth
+        rates = np.linspace(0.0, drop_path, depth)  # of a single block: none, as in the released runs
         super().__init__([RegressorBlock(dim, num_heads, layer_scale, float(rate)) for rate in rates])
 
     def forward(self, masked_BMD: Tensor, visible_BVD: Tensor, masked_pos: Tensor, visible_pos: Tensor) -> Tensor:
@@ -126,16 +130,30 @@ class Target(nn.Layer):
         level: which map; null: the last one.
         size: side of the square image the network sees; null: such that CLIP's patches match the grid, else the size of
             the student's image.
+
+    Raises:
+        UserError: the network has no such map.
     """
 
     def __init__(self, net: nn.Layer, grid: int, level: str | int | None = None, size: int | None = None):
         super().__init__()
+        layers = getattr(net, "features", None)
+        if isinstance(layers, nn.Sequential) and level is not None:
+            if isinstance(level, str) or not 0 < level <= len(layers):
+                raise UserError(
+                    f"method.teacher_level: {type(net).__name__} is a sequence of {len(layers)} layers; give a number "
+                    f"of them, not {level!r}"
+                )
         self.net, self.grid, self.level = net, grid, level
         self.size = size or (net.patch_size * grid if isinstance(net, ClipVision) else None)
         self.weights_source = getattr(net, "weights_source", "in memory")
 
     def forward(self, image: Tensor) -> Tensor:
         """[B,3,H,W] in the network's own normalisation -> [B,1+N,C], class token first."""
+        return self.tokens(self.raw(image))
+
+    def raw(self, image: Tensor) -> Tensor:
+        """What the network itself gives: tokens [B,1+N,C], or a map [B,C,h,w]."""
         if self.size is not None and image.shape[2:] != [self.size, self.size]:
             image = resize(image, [self.size, self.size])
         features = getattr(self.net, "features", None)
@@ -154,8 +172,51 @@ class Target(nn.Layer):
             if level not in maps:
                 raise UserError(f"method.teacher_level: no feature '{level}' (there is: {', '.join(maps)})")
             maps = maps[level]
+        if maps.ndim != 4:
+            raise UserError(
+                f"method.teacher: {type(self.net).__name__} gives {list(maps.shape)}, no map [B,C,h,w]; name a network "
+                "with features"
+            )
+        return maps
+
+    def tokens(self, maps: Tensor) -> Tensor:
+        """[B,1+N,C] on the student's grid, from `raw`."""
+        if maps.ndim == 3:
+            return maps
         tokens = resize(maps, [self.grid, self.grid]).flatten(2).transpose([0, 2, 1])
         return paddle.concat([maps.mean([2, 3]).unsqueeze(1), tokens], axis=1)
+
+
+class TargetCache:
+    """What a frozen `Target` gives, remembered by the content of the image it is shown, in half precision.
+
+    Worth its memory where images come again unchanged: without augmentation, or with few variants of each, all epochs
+    after the first are spared the teacher. Missing images are always computed in whole batches, so that a value does
+    not depend on what was known before (a resumed run starts with nothing).
+
+    Args:
+        target: the teacher.
+        megabytes: once so much is held nothing is added.
+    """
+
+    def __init__(self, target: Target, megabytes: int):
+        self.target, self.room = target, megabytes * 2**20
+        self.known: dict[bytes, np.ndarray] = {}
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """As `Target.forward`, rounded to half precision on the way."""
+        keys = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in image.numpy()]
+        missing = [i for i, key in enumerate(keys) if key not in self.known]
+        fresh: dict[bytes, np.ndarray] = {}
+        if missing:
+            rows = to_device({"rows": np.array((missing * len(keys))[: len(keys)])})["rows"]
+            values = self.target.raw(paddle.gather(image, rows)).astype("float16").numpy()
+            fresh = {keys[i]: np.array(values[n]) for n, i in enumerate(missing)}
+        maps = np.stack([self.known[key] if key in self.known else fresh[key] for key in keys])
+        for key, value in fresh.items():
+            if value.nbytes <= self.room:
+                self.known[key], self.room = value, self.room - value.nbytes
+        return self.target.tokens(to_device({"maps": maps.astype(np.float32)})["maps"])
 
 
 class CaeV2Pretraining(Method):
@@ -168,6 +229,8 @@ class CaeV2Pretraining(Method):
         teacher_size: side of the image it sees.
         teacher_mean: statistics of its input, 0..255; null: its own (CLIP), else ImageNet's.
         teacher_std: likewise.
+        teacher_cache: megabytes for remembering what the teacher gave an image, see `TargetCache`; 0 asks it every
+            time.
         center: subtract from each target channel a running mean over images and patches and divide by a running
             deviation, so that channels of a stand-in that are always on do not decide the cosine. Not for CLIP.
         mask: "block" or "random".
@@ -198,6 +261,7 @@ class CaeV2Pretraining(Method):
         teacher_size: int | None = None,
         teacher_mean: tuple[float, float, float] | None = None,
         teacher_std: tuple[float, float, float] | None = None,
+        teacher_cache: int = 0,
         center: bool = False,
         mask: Literal["block", "random"] = "block",
         num_masked: int | None = None,
@@ -217,14 +281,27 @@ class CaeV2Pretraining(Method):
         if (num_masked is None) == (mask_ratio is None):
             raise UserError("method cae_v2: give one of num_masked and mask_ratio")
         self.num_masked = num_masked if num_masked is not None else round(mask_ratio * grid**2)
-        if not 0 < self.num_masked < grid**2:
-            raise UserError(f"method cae_v2: {self.num_masked} of {grid**2} patches masked; need at least one of each")
+        given = "num_masked" if num_masked is not None else "mask_ratio"
+        reason = f"masks {self.num_masked} of {grid**2} patches; need at least one of each"
+        require(0 < self.num_masked < grid**2, given, reason)
+        at_least(0, teacher_cache=teacher_cache)
+        at_least(1, min_block=min_block, teacher_size=teacher_size, regressor_dim=regressor_dim)
+        at_least(1, regressor_depth=regressor_depth, regressor_heads=regressor_heads)
+        require(dim % 4 == 0, "regressor_dim", f"must be a multiple of 4 for fixed positions, got {dim}")
+        per_head = dim % (regressor_heads or model.num_heads)
+        require(per_head == 0, "regressor_heads", f"must divide the width {dim}, got {regressor_heads}")
+        both = (teacher_mean is None) == (teacher_std is None)
+        require(both, "teacher_mean", "and teacher_std are given together or not at all")
+        require(teacher_std is None or min(teacher_std) > 0, "teacher_std", f"must be above 0, got {teacher_std}")
+        first = isinstance(teacher_level, str) or teacher_level is None or teacher_level >= 1
+        require(first, "teacher_level", f"counts layers from 1, got {teacher_level}")
         self.draw, self.min_block = block_mask if mask == "block" else random_mask, min_block
         self.positions, self.reduction, self.supervise_cls = loss_positions, loss_reduction, supervise_cls
         statistics = getattr(teacher, "mean_std", IMAGENET)
         self.teacher_mean, self.teacher_std = teacher_mean or statistics[0], teacher_std or statistics[1]
         self.teacher = Target(teacher, grid, teacher_level, teacher_size)
         self.teacher.eval()
+        self.cache = TargetCache(self.teacher, teacher_cache) if teacher_cache else None
         with paddle.no_grad():
             side = grid * model.patch_size
             channels = self.teacher(paddle.zeros([1, 3, side, side])).shape[-1]
@@ -247,19 +324,25 @@ class CaeV2Pretraining(Method):
 
     def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Adds the teacher's view of the same pixels, and which patches of each image are visible and masked."""
-        grid, count = self.model.grid, batch["image"].shape[0]
-        masks = [self.draw(self.rng, grid, grid, self.num_masked, self.min_block).flatten() for _ in range(count)]
+        return self._views(batch, [self.rng] * batch["image"].shape[0])
+
+    def _views(self, batch: dict[str, Any], rngs: Sequence[np.random.Generator]) -> dict[str, Any]:
+        grid = self.model.grid
+        masks = [self.draw(rng, grid, grid, self.num_masked, self.min_block).flatten() for rng in rngs]
+        patches = {
+            "visible": np.stack([np.flatnonzero(~m) for m in masks]),
+            "masked": np.stack([np.flatnonzero(m) for m in masks]),
+        }
         return {
             **super().prepare(batch),
             "teacher_image": normalise(batch, self.teacher_mean, self.teacher_std)["image"],
-            "visible": paddle.to_tensor(np.stack([np.flatnonzero(~m) for m in masks])),
-            "masked": paddle.to_tensor(np.stack([np.flatnonzero(m) for m in masks])),
+            **to_device(patches),
         }
 
     def target(self, teacher_image: Tensor) -> Tensor:
         """[B,1+N,C]: what the head should point at, class token first, patches in row-major order."""
         with paddle.no_grad():
-            target_BNC = self.teacher(teacher_image)
+            target_BNC = (self.cache or self.teacher)(teacher_image)
             if self.center:
                 if self.training:
                     share = max(0.01, 1.0 / (self.step + 1))
@@ -285,6 +368,13 @@ class CaeV2Pretraining(Method):
         return self.regressor(start, visible_BVD, take_tokens(table, masked), take_tokens(table, visible))
 
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return {name: values.mean() for name, values in self._terms(batch).items()}
+
+    def validate(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The terms of `losses` per image, each image with a mask of its own that never changes."""
+        return self._terms(self._views(batch, self.image_rngs(batch)))
+
+    def _terms(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         visible, masked = batch["visible"], batch["masked"]
         target = self.target(batch["teacher_image"])
         cls, seen = self.encode(batch["image"], visible)
@@ -303,7 +393,23 @@ class CaeV2Pretraining(Method):
             parts = dict(zip(counts, distance.split(list(counts.values()), axis=1)))
             total = distance.shape[1]
             divisors = counts if self.reduction == "branch" else dict.fromkeys(counts, total)
-            return {name: part.sum(1).mean() / divisors[name] for name, part in parts.items()}
+            return {name: part.sum(1) / divisors[name] for name, part in parts.items()}
+
+    def pictures(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Of the first images what was hidden, the similarity of all patches to a hidden one for teacher and head, and
+        how well each prediction agrees with its target (see `similarity.panel`).
+        """
+        few = {k: batch[k][:PICTURES] for k in ("image", "valid", "index") if k in batch}
+        return {f"similarity_{place}": picture for place, picture in self.panels(few).items()}
+
+    def panels(self, batch: dict[str, Any], size: int = 224) -> dict[int, np.ndarray]:
+        """`similarity.panel` of every image of a batch, by its place in the data set; pictures of `size` pixels."""
+        found = self.inspect(self._views(batch, self.image_rngs(batch)))
+        places = batch["index"].numpy().tolist() if "index" in batch else range(len(batch["image"]))
+        panels = {}
+        for place, image, *parts in zip(places, batch["image"].numpy(), *(found[k] for k in found)):
+            panels[place] = similarity.panel(image, *parts, similarity.salient(image, parts[0]), size)
+        return panels
 
     def inspect(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
         """What a picture of the method shows, for a prepared batch: `masked` bool [B,N], `target` [B,N,C] of the

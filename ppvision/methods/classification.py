@@ -6,7 +6,8 @@ Papers:   H. Zhang et al., "mixup: Beyond Empirical Risk Minimization", arXiv:17
 Checked:  pixel by pixel against NumPy in the tests. An image is mixed with the one at the mirrored place of its batch,
           one share per batch, as timm does by default; CutMix's share is that of the area actually pasted.
 Deviates: the box of MixToken is drawn on the coarsest grid and enlarged, so that it covers whole final tokens; LV-ViT
-          has a single resolution. The class logits come from the mean of the tokens, LV-ViT has a class token.
+          has a single resolution. The class logits come from the mean of the tokens, LV-ViT has a class token; their
+          target is the data set's label, not the predicted map read as a whole.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from ppvision.errors import UserError
+from ppvision.data.device import to_device
+from ppvision.errors import UserError, at_least, within
+from ppvision.losses import normaliser_of
 from ppvision.losses.soft_cross_entropy import SoftCrossEntropy, smoothed
 from ppvision.methods.base import Method
 
@@ -78,10 +81,9 @@ class Classification(Method):
         label_smoothing: float = 0.0,
     ):
         super().__init__()
-        if min(mixup, cutmix) < 0 or not 0 <= label_smoothing < 1:
-            raise UserError("method: mixup and cutmix are at least 0, label_smoothing at least 0 and below 1")
-        if not (0 <= mix_probability <= 1 and 0 <= switch_probability <= 1):
-            raise UserError("method: mix_probability and switch_probability lie in 0..1")
+        at_least(0, mixup=mixup, cutmix=cutmix)
+        within(0, 1, below=True, label_smoothing=label_smoothing)
+        within(0, 1, mix_probability=mix_probability, switch_probability=switch_probability)
         if not getattr(model, "num_classes", 0):
             raise UserError(f"method: {type(model).__name__} has no num_classes, so it is no classifier")
         self.model = model
@@ -109,7 +111,7 @@ class Classification(Method):
             height, width = image.shape[2:]
             box = box_of_area(self.rng, height, width, 1.0 - self.rng.beta(self.cutmix, self.cutmix))
             mask = inside(box, height, width)
-            image = paddle.where(paddle.to_tensor(mask[None, None]), image.flip(0), image)
+            image = paddle.where(to_device({"mask": mask[None, None]})["mask"], image.flip(0), image)
             share = 1.0 - float(mask.mean())
         else:
             share = float(self.rng.beta(self.mixup, self.mixup))
@@ -117,7 +119,7 @@ class Classification(Method):
         return {**batch, "image": image, "soft_label": target * share + target.flip(0) * (1.0 - share)}
 
     def normaliser(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return self.loss.normaliser(batch)
+        return normaliser_of(self.loss, batch)
 
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         return {"main": self.loss(self.model(batch["image"]), batch)}
@@ -139,6 +141,7 @@ class TokenLabelling(Classification):
     """
 
     def __init__(self, model: nn.Layer, beta: float = 0.5, mix_token: bool = True, label_smoothing: float = 0.1):
+        at_least(0, beta=beta)
         super().__init__(model, label_smoothing=label_smoothing)
         if not all(hasattr(model, name) for name in ("embed", "tokens", "classify", "num_features")):
             raise UserError(f"method: {type(model).__name__} has no tokens to label (MAFormer has)")
@@ -198,7 +201,7 @@ class TokenLabelling(Classification):
 
 def swapped(x_BHWC: Tensor, mask: np.ndarray) -> Tensor:
     """Where `mask` [H,W] is True the values come from the batch in reverse order; twice is nothing."""
-    return paddle.where(paddle.to_tensor(mask[None, :, :, None]), x_BHWC.flip(0), x_BHWC)
+    return paddle.where(to_device({"mask": mask[None, :, :, None]})["mask"], x_BHWC.flip(0), x_BHWC)
 
 
 def dense_scores(ids: Tensor, scores: Tensor, num_classes: int) -> Tensor:

@@ -11,7 +11,8 @@ from typing import Any
 
 from paddle import Tensor, nn
 
-from ppvision.errors import UserError, did_you_mean
+from ppvision.errors import ArgumentError, did_you_mean, require
+from ppvision.losses import normaliser_of
 from ppvision.losses.cross_entropy import CrossEntropy
 from ppvision.methods.base import Method
 
@@ -33,12 +34,12 @@ class LinearProbe(Method):
     def __init__(self, model: nn.Layer, loss: nn.Layer | None = None, trained: tuple[str, ...] = ("fc_norm", "head")):
         super().__init__()
         self.model, self.loss = model, loss if loss is not None else CrossEntropy()
+        require(bool(trained), "trained", "names no layer, so nothing would learn")
         known = [name for name, _ in model.named_children()]
         for name in trained:
             if name not in known:
-                raise UserError(
-                    f"method.trained: {type(model).__name__} has no layer '{name}'{did_you_mean(name, known)}"
-                )
+                near = did_you_mean(name, known)
+                raise ArgumentError("trained", f"names '{name}': {type(model).__name__} has no layer '{name}'{near}")
         self.trained = tuple(trained)
         for name, parameter in model.named_parameters():
             if name.split(".")[0] not in self.trained:
@@ -52,7 +53,7 @@ class LinearProbe(Method):
                 layer.eval()
 
     def normaliser(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return self.loss.normaliser(batch)
+        return normaliser_of(self.loss, batch)
 
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         return {"main": self.loss(self.model(batch["image"]), batch)}

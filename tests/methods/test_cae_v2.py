@@ -8,16 +8,22 @@ import time
 import numpy as np
 import paddle
 import pytest
-import yaml
 
-import ppvision
 from ppvision.engine.optimizer import AdamW
 from ppvision.engine.schedule import Constant
 from ppvision.engine.trainer import Trainer
 from ppvision.errors import UserError
-from ppvision.methods.cae_v2 import CaeV2Pretraining, Target, block_mask, cosine_distance, random_mask
+from ppvision.methods.cae_v2 import (
+    CaeV2Pretraining,
+    Regressor,
+    Target,
+    TargetCache,
+    block_mask,
+    cosine_distance,
+    random_mask,
+)
 from ppvision.models import zoo
-from ppvision.models.weights import load_weights, read, state_of
+from ppvision.models.weights import load_weights, state_of
 from ppvision.nn.vit import sincos_table
 
 
@@ -99,7 +105,7 @@ class TestMasks:
         assert method(num_masked=None, mask_ratio=0.25).num_masked == 9
         with pytest.raises(UserError, match="one of num_masked and mask_ratio"):
             method(mask_ratio=0.5)
-        with pytest.raises(UserError, match="36 of 36 patches masked"):
+        with pytest.raises(UserError, match="'num_masked' masks 36 of 36 patches"):
             method(num_masked=36)
 
 
@@ -169,6 +175,13 @@ class TestLoss:
         assert built.projection[0].weight.shape == [32, 16] and built.mask_token.shape == [1, 1, 16]
         sum(built.losses("main", built.prepare(images())).values()).backward()
         assert all(g > 0 for k, g in gradients(built).items() if not k.startswith("teacher."))
+
+
+def test_stochastic_depth_grows_from_nothing():
+    """As torch.linspace(0, rate, blocks) of the release: the single block of tiny and small drops nothing."""
+    assert [b.drop_path.rate for b in Regressor(32, 4, 4, drop_path=0.3)] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert [b.drop_path.rate for b in Regressor(32, 1, 4, drop_path=0.3)] == [0.0]
+    assert [b.drop_path.rate for b in zoo.create_model("cae_v2_debug", depth=1, drop_path=0.3).blocks] == [0.0]
 
 
 class TestRegressor:
@@ -260,6 +273,11 @@ class TestTeacher:
         np.testing.assert_allclose(y[:, 1:].numpy(), maps.flatten(2).transpose([0, 2, 1]).numpy(), atol=1e-6)
         np.testing.assert_allclose(y[:, 0].numpy(), maps.mean([2, 3]).numpy(), atol=1e-6)
         assert Target(zoo.create_model("rtformer_debug"), 6, level="c4", size=96)(x).shape[:2] == [2, 37]
+        for level in ("c4", 0, 99):
+            with pytest.raises(UserError, match="a sequence of 19 layers; give a number of them"):
+                Target(mobile, 6, level=level)
+        with pytest.raises(UserError, match=r"gives \[2, 1000\], no map"):
+            Target(paddle.vision.models.resnet18(), 6, size=32)(x)
         with pytest.raises(UserError, match="no feature 'c9'"):
             Target(zoo.create_model("rtformer_debug"), 6, level="c9")(x)
 
@@ -274,6 +292,40 @@ class TestTeacher:
         before = state_of(built)["target_mean"]
         built.target(built.prepare(images(8, 9))["teacher_image"])
         np.testing.assert_array_equal(before, state_of(built)["target_mean"])
+
+    @pytest.mark.parametrize("kind", ["tokens", "map"])
+    def test_remembered_targets_are_the_teachers(self, kind):
+        paddle.seed(0)
+        net = zoo.create_model("clip_vit_debug") if kind == "tokens" else paddle.vision.models.MobileNetV2(scale=0.25)
+        target = Target(net, 6, level=None if kind == "tokens" else 7, size=None if kind == "tokens" else 48)
+        target.eval()
+        asked = []
+        raw = target.raw
+        target.raw = lambda image: asked.append(len(image)) or raw(image)
+        cache = TargetCache(target, 1)
+        x = paddle.rand([6, 3, 24, 24])
+        with paddle.no_grad():
+            plain = target(x).numpy()
+            asked.clear()
+            first = cache(x[:4])
+            np.testing.assert_allclose(first.numpy(), plain[:4], rtol=2e-3, atol=2e-3)
+            assert asked == [4] and len(cache.known) == 4
+            mixed = cache(paddle.stack([x[3], x[4], x[0], x[4]]))  # two known, one new that comes twice
+            np.testing.assert_array_equal(mixed.numpy()[[0, 2]], first.numpy()[[3, 0]])
+            np.testing.assert_array_equal(mixed.numpy()[1], mixed.numpy()[3])
+            assert asked == [4, 4] and len(cache.known) == 5
+            np.testing.assert_array_equal(cache(x[:4]).numpy(), first.numpy())
+            assert asked == [4, 4]
+            alone = TargetCache(target, 1)(paddle.stack([x[4], x[1], x[2], x[0]]))  # a resumed run knows nothing
+            np.testing.assert_array_equal(alone.numpy()[[0, 3]], mixed.numpy()[[1, 2]])
+            cache.room = 0
+            cache(x[5:])
+        assert asked[-1] == 1 and len(cache.known) == 5  # full: asked again next time
+
+    def test_the_cache_is_no_part_of_a_checkpoint(self):
+        built = method(teacher_cache=1)
+        built.target(built.prepare(images())["teacher_image"])
+        assert len(built.cache.known) == 4 and not [k for k in built.state_dict() if "cache" in k]
 
     def test_a_classifier_is_refused_as_student(self):
         with pytest.raises(UserError, match="num_classes 0"):
@@ -291,6 +343,44 @@ def test_eight_images_are_learnt_by_heart():
         if np.mean(losses[-5:]) < 0.1:
             break
     assert losses[0] > 0.8 and np.mean(losses[-5:]) < 0.1
+
+
+class TestValidation:
+    def test_masks_are_those_of_the_images_at_every_step_and_in_every_batch(self):
+        built = method(center=True)
+        built.train()
+        for step in range(2):
+            built.begin(step, 7, 0)
+            built.losses("main", built.prepare(images(8, step)))  # moves the statistics of the targets
+        built.eval()
+        whole = {**images(6), "index": paddle.arange(6)}
+        expected = {k: v.numpy() for k, v in built.validate(whole).items()}
+        built.begin(5, 7, 1)
+        for rows in ([0, 1], [2, 3, 4], [5]):
+            part = built.validate({k: v[paddle.to_tensor(rows)] for k, v in whole.items()})
+            for name, values in part.items():
+                np.testing.assert_allclose(values.numpy(), expected[name][rows], rtol=1e-5)
+        built.begin(5, 8, 0)  # another seed
+        assert not np.allclose(built.validate(whole)["masked"].numpy(), expected["masked"], rtol=1e-5)
+
+    def test_is_the_training_loss_on_the_same_masks(self):
+        built = method()
+        built.eval()
+        batch = {**images(4), "index": paddle.arange(4)}
+        terms = built.validate(batch)
+        trained = built.losses("main", built._views(batch, built.image_rngs(batch)))
+        assert terms.keys() == trained.keys()
+        for name, values in terms.items():
+            assert values.shape == [4] and values.mean().item() == pytest.approx(trained[name].item(), rel=1e-6)
+
+    def test_pictures_of_the_first_images(self):
+        built = method()
+        built.eval()
+        drawn = built.pictures({**images(10), "index": paddle.arange(100, 110)})
+        assert list(drawn) == [f"similarity_{i}" for i in range(100, 108)]
+        assert all(p.dtype == np.uint8 and p.shape == (224, 5 * 224 + 16, 3) for p in drawn.values())
+        again = built.pictures({**images(10), "index": paddle.arange(100, 110)})
+        np.testing.assert_array_equal(drawn["similarity_100"], again["similarity_100"])
 
 
 def test_inspect_returns_patches_to_their_places():
@@ -331,51 +421,24 @@ def test_a_checkpoint_of_the_release_starts_encoder_and_method(tmp_path):
         np.testing.assert_array_equal(back[key], value, err_msg=key)
 
 
-@pytest.mark.slow
-def test_chain_from_pre_training_to_the_exported_encoder(tmp_path):
-    """Train, resume bit for bit, evaluate by k-NN, export: the graph holds the encoder's parameters and no other."""
-    import gzip
-    import struct
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_masked", 0),
+        ("num_masked", 36),
+        ("min_block", 0),
+        ("regressor_dim", 30),
+        ("regressor_depth", 0),
+        ("regressor_heads", 5),
+        ("teacher_size", 0),
+        ("teacher_mean", [1.0, 2.0, 3.0]),
+        ("teacher_level", 0),
+    ],
+)
+def test_an_argument_that_cannot_be_is_named(key, value):
+    from ppvision.config import build
 
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 12), ("t10k", 6)):
-        for kind, array in (
-            ("images-idx3", rng.integers(0, 256, [count, 24, 24])),
-            ("labels-idx1", np.arange(count) % 3),
-        ):
-            head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-            (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + array.astype("u1").tobytes()))
-    spec = {
-        "model": {"type": "cae_v2_debug"},
-        "method": {
-            "type": "cae_v2", "teacher": {"type": "clip_vit_debug"}, "num_masked": 9, "min_block": 3,
-            "regressor_depth": 1,
-        },
-        "data": {
-            "type": "idx", "root": str(tmp_path), "workers": 0, "train": {"split": "train"}, "val": {"split": "val"},
-        },
-        "optimizer": {"type": "adamw", "lr": 1.0e-3, "no_decay": ["1d", "cls_token"]},
-        "schedule": {"type": "constant"},
-        "train": {"iters": 4, "batch_size": 4, "save_interval": 2, "ema": 0.9, "keep": 9},
-        "eval": {"metrics": [{"type": "knn", "k": 3}]},
-        "export": {"input_shape": [-1, 3, 24, 24], "formats": ["paddle", "onnx"]},
-    }  # fmt: skip
-    path, run, again = tmp_path / "recipe.yml", tmp_path / "run", tmp_path / "again"
-    path.write_text(yaml.safe_dump(spec))
-    figures = ppvision.train(path, [f"train.save_dir={run}"])
-    assert 0 <= figures["knn"] <= 1
-    # the teacher has random weights: the same ones, because the run seeds Paddle before it builds
-    ppvision.train(path, [f"train.save_dir={again}", "train.iters=2"])
-    ppvision.train(path, [f"train.save_dir={again}", "train.resume=auto"])
-    for file in ("model.pdparams", "method.pdparams", "optimizer.pdopt"):
-        straight, resumed = read(run / "iter_4" / file), read(again / "iter_4" / file)
-        assert set(straight) == set(resumed)
-        for key, value in straight.items():
-            np.testing.assert_array_equal(resumed[key], value, err_msg=f"{file} {key}")
-    assert ppvision.evaluate(path, weights=str(run / "latest")) == figures
-    folder = ppvision.export(path, weights=str(run / "best_model"), save_dir=str(tmp_path / "export"))
-    graph = paddle.jit.load(str(folder / "model"))
-    shapes = sorted(tuple(v.shape) for v in graph.state_dict().values())
-    assert shapes == sorted(v.shape for v in state_of(zoo.create_model("cae_v2_debug")).values())
-    (result,) = ppvision.Predictor(str(folder))([rng.integers(0, 256, [24, 24, 3]).astype("uint8")])
-    assert sorted(v.shape for v in result.arrays.values()) == [(32,), (36, 32)]
+    encoder = zoo.create_model("cae_v2_debug")
+    spec = {"type": "cae_v2", "teacher": {"type": "clip_vit_debug"}, "num_masked": 9, key: value}
+    with pytest.raises(UserError, match=rf"'method.{key}' "):
+        build("method", spec, model=encoder)

@@ -123,7 +123,7 @@ def test_boxes_have_the_area_asked_for_unless_cut(share):
     "kwargs", [{"mixup": -1.0}, {"label_smoothing": 1.0}, {"mix_probability": 1.5}, {"switch_probability": -0.1}]
 )
 def test_numbers_out_of_range_are_refused(kwargs):
-    with pytest.raises(UserError, match="method: "):
+    with pytest.raises(UserError, match=f"'{next(iter(kwargs))}' must be"):
         Classification(Linear(), **kwargs)
     with pytest.raises(UserError, match="has no num_classes"):
         Classification(nn.Linear(2, 2))
