@@ -23,8 +23,9 @@ def fit(
     lr: float,
     seed: int,
     weight_decay: float = 0.05,
+    warmup: int | None = None,
 ) -> None:
-    """Train with AdamW and a cosine after a warm-up of a twentieth.
+    """Train with AdamW and a cosine after a warm-up.
 
     Args:
         method: holds the network.
@@ -34,11 +35,12 @@ def fit(
         lr: highest rate.
         seed: of order and augmentation.
         weight_decay: of matrices.
+        warmup: its updates; None: a twentieth of all.
     """
     method.mean, method.std = (127.5,) * 3, (64.0,) * 3
 
     def group(name, parameters):
-        rate = Cosine(lr, updates, warmup_iters=max(updates // 20, 1))
+        rate = Cosine(lr, updates, warmup_iters=max(updates // 20, 1) if warmup is None else warmup)
         return AdamW(parameters, lr=lr, weight_decay=weight_decay, no_decay=["1d"]), rate
 
     trainer = Trainer(method, group, seed=seed, clip_norm=5.0)

@@ -6,6 +6,9 @@ Fashion-MNIST against its time limits.
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ppvision.errors import RunError
 from tools.experiments import FAIL, PASS, UNRESOLVED, Experiment, Outcome, Settings, exceeds, summary, worst
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -197,9 +201,8 @@ LIMITS = {  # recipe -> accuracy, seconds on two cores
 
 
 def fashion(settings: Settings) -> Outcome:
-    """Both recipes, timed from the first line to the last evaluation."""
-    import ppvision
-
+    """Both recipes as a user with two cores would run them: two processes of half the batch each (one process keeps one
+    core busy), timed from the first command to the last evaluation."""
     figures: dict[str, Any] = {}
     verdicts, words = [], []
     for recipe, (wanted, limit) in LIMITS.items():
@@ -208,20 +211,30 @@ def fashion(settings: Settings) -> Outcome:
             with tempfile.TemporaryDirectory() as folder:
                 overrides = [
                     f"train.seed={seed}",
-                    f"train.save_dir={folder}/run",
-                    f"data.root={settings.data / 'fashion_mnist/idx'}",
+                    "train.batch_size=32",
+                    f"data.root={(settings.data / 'fashion_mnist/idx').resolve()}",
                     *(["train.epochs=null", "train.iters=2", "train.save_interval=2"] if settings.quick else []),
                 ]
                 started = time.perf_counter()
-                result = ppvision.train(str(ROOT / f"configs/maformer/{recipe}.yml"), overrides)
+                values.append(_launched(f"configs/maformer/{recipe}.yml", overrides, Path(folder)))
                 seconds.append(time.perf_counter() - started)
-            values.append(result["top1"])
             print(f"  {recipe}, seed {seed}: top-1 {values[-1]:.4f} in {seconds[-1]:.0f} s", flush=True)
         figures[recipe] = {"top1": summary(values), "seconds": summary(seconds), "wanted": wanted, "limit": limit}
         good, fast = min(values) >= wanted, max(seconds) <= limit
         verdicts.append(PASS if good and fast else UNRESOLVED if good else FAIL)
         words.append(f"{recipe}: {min(values):.4f} (wanted {wanted}) in {max(seconds):.0f} s (limit {limit})")
     return Outcome(worst(verdicts), "; ".join(words), figures)
+
+
+def _launched(recipe: str, overrides: list[str], folder: Path) -> float:
+    """Train in two processes; top-1 of the last evaluation."""
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", f"{folder}/log"]
+    command += [str(ROOT / "tools/train.py"), "-c", str(ROOT / recipe), "--save_dir", f"{folder}/run", "-o", *overrides]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise RunError(f"{recipe}: training ended with status {done.returncode}:\n{done.stdout[-2000:]}")
+    events = [json.loads(line) for line in (folder / "run/log.jsonl").read_text().splitlines()]
+    return [e for e in events if e["kind"] == "eval"][-1]["metrics"]["top1"]
 
 
 SMALL = "networks of 20-odd thousand parameters on synthetic 64x64 pictures say little about ImageNet"
@@ -232,6 +245,7 @@ EXPERIMENTS = {
         seeds=(0,),
         caveats=(
             "seconds are wall-clock: on a busy machine the accuracy can be reached and the limit missed (UNRESOLVED)",
+            "two processes of batch 32 equal one of batch 64: gradients are averaged, the network has no BatchNorm",
             "the accuracy is that of the last evaluation, not of the best",
         ),
     ),
