@@ -6,6 +6,8 @@ ARGS    ?=
 RUN     ?= output/$(basename $(notdir $(CONFIG)))
 WORKERS ?= 2
 TESTS   ?= tests
+MODE    ?= lite_train_lite_infer
+JOBS    ?= 2
 
 # The first interpreter that Paddle has wheels for; `make PYTHON=/path/to/python3.11` overrides.
 ifndef PYTHON
@@ -15,8 +17,12 @@ endif
 
 PY      := .venv/bin/python
 PIP     := $(PY) -m pip install -qq --constraint requirements/constraints.txt
-# A recipe named after sample data (..._bear.yml) has it fetched, or drawn, before training.
-OWN     := $(foreach name,bear digits street street_mini,$(if $(filter %_$(name).yml,$(CONFIG)),$(name)))
+# Sample data that the recipe, or one it builds on, reads from data/<name> is fetched, or drawn, before training. Both
+# lists are read from the files themselves, so that `make -n` needs no Python.
+HASH    := \#
+BASES   := $(addprefix $(dir $(CONFIG)),$(shell sed -n 's/^_base_: *//p' $(CONFIG) 2>/dev/null | tr -d '[],'))
+SAMPLES := $(shell sed -n 's/^ *"\([a-z0-9_]*\)": Sample.*/\1/p' ppvision/data/fetch.py)
+OWN     := $(sort $(filter $(SAMPLES),$(shell sed 's/$(HASH).*//' $(CONFIG) $(BASES) 2>/dev/null | grep -oE '\<data/[a-z0-9_]+' | cut -d/ -f2)))
 PARTS   := setup.py pyproject.toml requirements/constraints.txt
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -24,12 +30,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export POLYGRAPHY_AUTOINSTALL_DEPS := 0
 
 .DELETE_ON_ERROR:
-.PHONY: help train test smoke lint docs picture oracles samples clean
+.PHONY: help train test tipc smoke lint docs picture oracles samples clean
 
 help:
 	@echo 'make train [CONFIG=configs/....yml] [ARGS="-o key=value ..."] [RUN=folder]'
 	@echo '             train (or resume), evaluate, export with parity table, run the export, draw predictions'
 	@echo 'make test  [TESTS=tests/...] [WORKERS=2]   all tests, upstream comparisons included'
+	@echo 'make tipc  [MODE=lite_train_lite_infer] [JOBS=2]   every system: train, evaluate, export, infer, compare'
 	@echo 'make smoke PADDLE=3.1.1   training and the whole chain on another Paddle version'
 	@echo 'make lint    ruff check and format check      make docs     regenerate the tables of README and docs'
 	@echo 'make picture draw the picture of README.md again'
@@ -47,12 +54,12 @@ help:
 
 .venv/.runtime: $(PARTS) | .venv/bin/python
 	@echo "[setup] ppvision with CPU Paddle (about 300 MB the first time)"
-	@$(PIP) --editable '.[cpu,onnx]'
+	@$(PIP) --editable '.[cpu,onnx,detection]'
 	@touch $@
 
 .venv/.dev: .venv/.runtime
 	@echo "[setup] test tools"
-	@$(PIP) --editable '.[cpu,onnx,vdl,dev]'
+	@$(PIP) --editable '.[cpu,onnx,detection,vdl,dev]'
 	@touch $@
 
 # Upstream packages live apart: their requirements contradict each other and ours, so they come without dependencies.
@@ -87,11 +94,16 @@ train: .venv/.runtime
 test: .venv/.dev .venv-oracles/.ready samples
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile $(TESTS) $(ARGS)
 
+# The chains of test_tipc/; `make test` runs one of them.
+tipc: .venv/.runtime
+	@$(PY) test_tipc/tipc.py check
+	@$(PY) test_tipc/tipc.py run --all --mode $(MODE) --jobs $(JOBS) $(ARGS)
+
 # The oldest and the middle Paddle that are supported: make smoke PADDLE=3.1.1
 smoke:
 	@test -n "$(PADDLE)" || { echo "error: say which Paddle: make smoke PADDLE=3.1.1" >&2; exit 2; }
 	@test -x .venv-$(PADDLE)/bin/python || $(PYTHON) -m venv .venv-$(PADDLE)
-	@.venv-$(PADDLE)/bin/python -m pip install -qq paddlepaddle==$(PADDLE) --editable '.[cpu,onnx,dev]'
+	@.venv-$(PADDLE)/bin/python -m pip install -qq paddlepaddle==$(PADDLE) --editable '.[cpu,onnx,detection,dev]'
 	@OMP_NUM_THREADS=1 .venv-$(PADDLE)/bin/python -m pytest -q tests/test_whole_chain.py tests/engine $(ARGS)
 
 lint: .venv/.dev

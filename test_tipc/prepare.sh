@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# Usage, at the root: bash test_tipc/prepare.sh <txt> <MODE>
+source test_tipc/common_func.sh
+tipc prepare "$@"
