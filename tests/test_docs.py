@@ -74,7 +74,7 @@ def parse(words: list[str]) -> None:
         script, argv = words[scripts[0]], words[scripts[0] + 1 :]
         assert (ROOT / script).is_file(), f"no file {script}"
         name = Path(script).stem
-        if name in ("tables", "pictures", "reproduce", "similarity"):
+        if name in ("tables", "pictures", "reproduce", "similarity", "torture"):
             tool(name).command_line().parse_args(argv)
             return
         verb = "infer" if script.startswith("deploy/") else {"infer": "predict"}.get(name, cli.ALIASES.get(name, name))

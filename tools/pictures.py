@@ -41,16 +41,32 @@ def validation(config: str) -> Dataset:
     return build("dataset", cfg.data.val)
 
 
+def stem_of(dataset: Dataset, index: int) -> str:
+    """What the results of an image are called: its file's stem, or its number where it has no file."""
+    file = Path(dataset.name(index))
+    return file.stem if file.is_file() else str(index)
+
+
 def write_list(dataset: Dataset, path: Path, limit: int) -> int:
-    """Writes the paths of the first `limit` images, relative to the list's folder; returns their number."""
+    """Writes the paths of the first `limit` images, relative to the list's folder; returns their number. Images that are
+    no files of their own (idx) are written into `inputs` beside the list.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    names = [os.path.relpath(dataset.name(i), path.parent) for i in range(min(limit, len(dataset)))]
+    names = []
+    for i in range(min(limit, len(dataset))):
+        file = Path(dataset.name(i))
+        if not file.is_file():
+            file = path.parent / "inputs" / f"{stem_of(dataset, i)}.png"
+            file.parent.mkdir(exist_ok=True)
+            drawing.write_image(file, dataset[i]["image"])
+        names.append(os.path.relpath(file, path.parent))
     path.write_text("".join(f"{name}\n" for name in names), "utf-8")
     return len(names)
 
 
-def read_drawing(folder: Path, stem: str) -> np.ndarray:
-    """RGB uint8 [H,W,3] of what was predicted for `stem`: class colours of a mask, else the drawing.
+def read_drawing(folder: Path, stem: str) -> np.ndarray | None:
+    """RGB uint8 [H,W,3] of what was predicted for `stem`: class colours of a mask, else the drawing; None where a
+    prediction cannot be drawn (features).
 
     Raises:
         UserError: the folder has no result of that name.
@@ -58,6 +74,8 @@ def read_drawing(folder: Path, stem: str) -> np.ndarray:
     for name in (f"{stem}.png", f"{stem}_overlay.jpg", f"{stem}.jpg"):
         if (folder / name).is_file():
             return np.asarray(Image.open(folder / name).convert("RGB"))
+    if (folder / f"{stem}.npz").is_file():
+        return None
     raise UserError(f"{folder}: no prediction for '{stem}'; run deploy/python/infer.py with --save_dir {folder} first")
 
 
@@ -80,12 +98,15 @@ def row(panels: list[tuple[str, np.ndarray]], height: int | None = None) -> Imag
 def sheets(dataset: Dataset, folder: Path, limit: int, height: int | None = None) -> Iterator[tuple[str, Image.Image]]:
     """(stem, picture) of the first `limit` images: each with its labels and with its prediction in `folder`."""
     for i in range(min(limit, len(dataset))):
-        sample, stem = dataset[i], Path(dataset.name(i)).stem
+        sample, stem = dataset[i], stem_of(dataset, i)
         panels = [("image", sample["image"])]
         label = sample.get("label")
         if isinstance(label, np.ndarray) and label.ndim == 2:
             panels.append(("labels", drawing.colourise(label, dataset.palette)))
-        panels.append(("prediction", read_drawing(folder, stem)))
+        predicted = read_drawing(folder, stem)
+        if predicted is None:
+            continue
+        panels.append(("prediction", predicted))
         yield stem, row(panels, height)
 
 
@@ -125,8 +146,10 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{args.output}: {write_list(dataset, args.output, args.limit)} images")
         else:
             drawn = dict(sheets(dataset, args.predictions, args.limit, args.height))
+            if not drawn:
+                print(f"{args.predictions}: features, of which there is no picture")
             files = {args.predictions / f"{stem}_beside.png": picture for stem, picture in drawn.items()}
-            if args.sheet:
+            if args.sheet and drawn:
                 files = {args.sheet: stack(list(drawn.values()))}
             for file, picture in files.items():
                 picture.save(file)

@@ -3,8 +3,9 @@ teacher and in the predicted ones, and their agreement.
 
     python tools/similarity.py -c configs/cae_v2/cae_v2_fashion_mini.yml --run output/cae_v2_fashion_mini --images 8
 
-reads `method.pdparams` of the run's `latest` checkpoint (or of --checkpoint), draws masks from the recipe's seed, and
-writes `<run>/similarity/<n>_similarity.png`; with --vdl the same pictures into `<run>/vdl`.
+reads the run's `latest` checkpoint (or --checkpoint), draws each image's mask from the recipe's seed, and writes
+`<run>/similarity/<n>_similarity.png`; with --vdl the same pictures into `<run>/vdl`. A run draws such pictures of the
+first validation images at each of its evaluations (`<run>/pictures`).
 """
 
 from __future__ import annotations
@@ -39,53 +40,38 @@ def draw(args: argparse.Namespace) -> list[Path]:
     """
     import json
 
-    from ppvision.config import build, load
+    from ppvision.config import load
     from ppvision.data import build_transforms
     from ppvision.data.collate import collate
     from ppvision.data.device import to_device
-    from ppvision.engine.run import build_data, build_model, statistics
+    from ppvision.engine.run import build_data, load_method, load_model
     from ppvision.errors import UserError
-    from ppvision.models.weights import read
-    from ppvision.predict import similarity
+    from ppvision.methods.cae_v2 import CaeV2Pretraining
+    from ppvision.predict.drawing import write_image
 
     cfg = load(args.config, args.override)
     run = args.run or Path("output") / cfg.name
-    net, _ = build_model(cfg, starting_weights=False)
-    method = build("method", cfg.method, model=net)
-    if not hasattr(method, "inspect"):
+    method = load_method(cfg, load_model(cfg, run / args.checkpoint), run / args.checkpoint)
+    if not isinstance(method, CaeV2Pretraining):
         raise UserError(f"{args.config}: method '{cfg.method.type}' has no features to compare")
-    method.mean, method.std = statistics(cfg)
-    saved, own = read(run / args.checkpoint / "method.pdparams"), method.trained_state()
-    wrong = [k for k in own if k not in saved or tuple(saved[k].shape) != tuple(own[k].shape)]
-    if wrong:
-        raise UserError(f"{run / args.checkpoint}: does not fit {args.config} ({', '.join(wrong[:5])})")
-    for key, tensor in own.items():
-        tensor.set_value(saved[key])
-    method.eval()
     dataset, transform = build_data(cfg, "val"), build_transforms(cfg.data.val.transforms)
     rng = np.random.default_rng(cfg.train.seed)
     chosen = sorted(rng.choice(len(dataset), min(args.images, len(dataset)), replace=False).tolist())
-    batch = collate([transform(dataset[i], rng) for i in chosen])
-    method.begin(0, cfg.train.seed, 0)
-    found = method.inspect(method.prepare(to_device(batch)))
-    panels = []
-    for i in range(len(chosen)):
-        hidden = np.flatnonzero(found["masked"][i])
-        energy = np.abs(batch["image"][i].astype(np.float32) - batch["image"][i].mean()).mean(-1)
-        side = round(found["masked"].shape[1] ** 0.5)
-        cells = energy[: energy.shape[0] // side * side, : energy.shape[1] // side * side]
-        cells = cells.reshape(side, cells.shape[0] // side, side, cells.shape[1] // side).mean((1, 3)).flatten()
-        query = int(hidden[cells[hidden].argmax()])  # a hidden patch with something in it
-        panels.append(
-            similarity.panel(
-                batch["image"][i], found["masked"][i], found["target"][i], found["output"][i], query, args.size
-            )
-        )
-    names = [str(i) for i in chosen]
+    batch = collate([transform({**dataset[i], "index": i}, rng) for i in chosen])
+    panels = method.panels(to_device(batch), args.size)
+    folder = run / "similarity"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {folder / f"{place}_similarity.png": panel for place, panel in panels.items()}
+    for path, panel in files.items():
+        write_image(path, panel)
     if args.vdl:
+        from visualdl import LogWriter
+
         step = json.loads((run / args.checkpoint / "state.json").read_text())["step"]
-        similarity.add_to_visualdl(run / "vdl", panels, names, step)
-    return similarity.write(run / "similarity", panels, names)
+        with LogWriter(logdir=str(run / "vdl")) as writer:
+            for place, panel in panels.items():
+                writer.add_image(tag=f"similarity/{place}", img=panel, step=step)
+    return list(files)
 
 
 def main(argv: list[str] | None = None) -> int:
