@@ -22,7 +22,6 @@ INSTALL_REQUIRES = [
     "urllib3>=2.2",  # under requests; its HTTPResponse.read1, without which a trickling connection hangs
     "safetensors>=0.4",  # weight files that cannot execute code
     "scipy>=1.11",  # linear_sum_assignment: matching of predictions and objects in training and metrics
-    "faster-coco-eval>=1.8,<2",  # COCO's run-length outlines, and its average precision; needs nothing but numpy
     "tqdm>=4.60",  # progress bar on a terminal
 ]
 
@@ -34,7 +33,7 @@ EXTRAS = {
     ],
     "openvino": ["openvino>=2024.4"],  # reads model.onnx; the openvino backend
     "detection": [
-        "faster-coco-eval>=1.8,<2",  # the metric coco: pycocotools' figures in a fraction of its time
+        "faster-coco-eval>=1.8,<2",  # the metric coco (pycocotools' figures in a fraction of its time), COCO outlines
         "matplotlib>=3.8",  # plots of precision over recall and of the confusion matrix (eval --output_eval)
     ],
     "vdl": ["visualdl>=2.5.3"],  # log.vdl; its last release is of 2023, so it is never required
@@ -42,9 +41,8 @@ EXTRAS = {
         "pytest>=8.0",
         "pytest-xdist>=3.5",  # two workers on two cores
         "hypothesis>=6.100",  # properties of configuration, loader and geometry
-        "pycocotools>=2.0.8",  # the reference that outlines and average precision are tested against
         "ruff>=0.9",
-        "pycocotools>=2.0.8",  # what the metric coco is compared with
+        "pycocotools>=2.0.8",  # what the metric coco and the outlines of the data set are compared with
         "setuptools>=70.1",  # builds the wheel in tests/test_packaging.py without asking a registry
     ],
 }

@@ -26,8 +26,6 @@ from harness.other_modes import onnx_plan, static_plan
 from harness.plan import OUTPUT, Plan, count_gpus, on_device, plan
 from harness.recipe import MODES, TxtError
 
-RECORD = "results/tipc_{mode}.json"
-README = "test_tipc/README.md"
 CONFIGS = "test_tipc/configs"
 
 
@@ -66,7 +64,7 @@ def arguments() -> argparse.ArgumentParser:
     many.add_argument("--jobs", type=int, default=1, help="chains at a time")
     many.add_argument("--grep", default="", help="only files whose path holds this")
     many.add_argument(
-        "--record", action="store_true", help=f"write {RECORD.format(mode='<MODE>')} and the README table"
+        "--record", action="store_true", help=f"write {report.RECORD.format(mode='<MODE>')} and the README table"
     )
 
     add("list", list_all, "all txt files with their modes")
@@ -112,9 +110,10 @@ def run_one(args: argparse.Namespace) -> int:
     """Run one chain and leave its summary."""
     chain = plan_of(args)
     benchmark.open_status(chain)
-    started, clock = time.time(), time.monotonic()
-    outcomes = runner.run(chain)
-    summary = report.write(chain, outcomes, started, time.monotonic() - clock)
+    with runner.alone(chain.folder):
+        started, clock = time.time(), time.monotonic()
+        outcomes = runner.run(chain)
+        summary = report.write(chain, outcomes, started, time.monotonic() - clock)
     print("\n".join(report.table([summary])), flush=True)
     return report.status_of(outcomes)
 
@@ -191,7 +190,7 @@ def run_many(args: argparse.Namespace) -> int:
     Path(OUTPUT).mkdir(parents=True, exist_ok=True)
     Path(OUTPUT, "junit.xml").write_text(report.junit(summaries), encoding="utf-8")
     if args.record:
-        record(args.mode, summaries, jobs)
+        report.record(args.mode, summaries, jobs)
     bad = set(statuses.values()) - {0}
     return 3 if not statuses else 0 if not bad else 1 if bad - {3} else 3
 
@@ -276,29 +275,6 @@ class Pool:
             return child.wait()
         finally:
             self.children.discard(child)
-
-
-def record(mode: str, summaries: Sequence[dict], jobs: int) -> None:
-    """Write the figures where README tables come from, and the table."""
-    kept = [
-        {k: v for k, v in s.items() if k not in ("steps", "versions")}
-        | {"steps": [{k: t[k] for k in ("number", "kind", "status", "wall_s", "metrics")} for t in s["steps"]]}
-        for s in summaries
-    ]
-    content = {"mode": mode, "jobs": jobs, "versions": report.versions(), "chains": kept}
-    file = Path(RECORD.format(mode=mode))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    report.put_table(Path(README), kept, about(content))
-
-
-def about(content: dict) -> str:
-    """The line above the table in the README."""
-    v = content["versions"]
-    return (
-        f"`{content['mode']}`, {content['jobs']} at a time on {v['cpus']} CPU cores, Paddle "
-        f"{v.get('paddlepaddle', '?')}, Python {v['python']}; from `{RECORD.format(mode=content['mode'])}`."
-    )
 
 
 def _usage(message: str) -> int:

@@ -545,7 +545,7 @@ def _mask_api() -> Any:
     try:
         from faster_coco_eval.core import mask
     except ImportError:
-        raise UserError("outlines are decoded by faster-coco-eval: pip install faster-coco-eval") from None
+        raise UserError("outlines are decoded by faster-coco-eval: pip install 'ppvision[detection]'") from None
     return mask
 
 

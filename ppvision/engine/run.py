@@ -584,6 +584,10 @@ class Run:
     def _is_best(self, figures: dict[str, float], step: int) -> bool:
         rule = self.cfg.eval.best
         name, sign = rule.get("name") or next(iter(figures)), 1 if rule.get("mode", "max") == "max" else -1
+        if name not in figures:  # a figure that only some data have, such as the precision of small objects
+            raise UserError(
+                f"{self.cfg.where('eval.best.name')}: the validation data give no '{name}', only {', '.join(figures)}"
+            )
         if self.best is not None and not sign * figures[name] > sign * self.best["value"]:
             self.evals_without_gain += 1
             value, at = self.best["value"], self.best["step"]

@@ -1,8 +1,9 @@
 """ResNet: classifier, and the backbone of most detectors.
 
 Paper:    K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", arXiv:1512.03385.
-Checked:  against `paddle.vision.models.resnet18|34|50|101` with the same weights, bitwise; parameter counts against
-          torchvision's; as a backbone against `transformers` (tests/models/test_against_transformers_deformable_detr.py).
+Checked:  against `paddle.vision.models.resnet18|34|50|101` with the same weights, bitwise; parameters and
+          multiply-adds against torchvision's documentation; as a backbone against `transformers`
+          (tests/models/test_against_transformers_deformable_detr.py).
 Deviates: the stride of a bottleneck is in its 3x3 convolution, as in torchvision ("v1.5"); the paper had it in the
           first 1x1. The names are torchvision's: `conv1`, `bn1`, `layer1.0.conv1`, `layer1.0.downsample.0`, `fc`.
 """

@@ -149,9 +149,9 @@ class Detection(Task):
         """Share of detections that the other side has as well, counted both ways: (in any order, at the same place).
 
         Judged are those that score above 0.05, at least the ten best of an image. Two are the same when they have one
-        label, overlap by more than 0.99 (or differ by the tolerance) and score alike: logits within the tolerance, which
-        for the score s is s (1 - s) times as much. A detection whose score is that close to the last one of the list may
-        be missing there.
+        label, overlap by more than 0.99 (or differ by the tolerance) and score alike: logits within the tolerance,
+        which for the score s is s (1 - s) times as much. A detection whose score is that close to the last one of the
+        list may be missing there.
         """
         margin = tolerance * float(np.abs(reference[0]).max())
         wanted = _detected(*reference[:2], self.top_k)

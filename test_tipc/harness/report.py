@@ -16,6 +16,8 @@ from typing import Any
 from .plan import Plan
 from .runner import Outcome
 
+RECORD = "results/tipc_{mode}.json"
+README = "test_tipc/README.md"
 MARKS = ("<!-- tipc table -->", "<!-- end of tipc table -->")
 
 
@@ -143,7 +145,12 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
         bad = [f"{s['kind']} {s['status']}" for s in steps if s["status"] not in ("passed", "skipped")]
         result = ", ".join(bad) or ("passed" if summary["passed"] else "nothing ran")
         skipped = f", {summary['skipped']} skipped" if summary["skipped"] else ""
-        times = [seconds("train", "profile", "benchmark"), seconds("eval"), seconds("export", "convert"), seconds("infer", "onnx_infer")]
+        times = [
+            seconds("train", "profile", "benchmark"),
+            seconds("eval"),
+            seconds("export", "convert"),
+            seconds("infer", "onnx_infer"),
+        ]
         times += [seconds("compare", "losses"), summary["wall_s"]]
         rows.append(
             [summary["model_name"], str(len(steps)), *(f"{t:.0f}" for t in times), shown or "-", result + skipped]
@@ -163,3 +170,26 @@ def put_table(path: Path, summaries: Sequence[Mapping[str, Any]], about: str) ->
         raise ValueError(f"{path} has no '{MARKS[0]}' ... '{MARKS[1]}'")
     body = "\n".join(["", about, "", *table(summaries), ""])
     path.write_text(f"{before}{MARKS[0]}{body}{MARKS[1]}{after}", encoding="utf-8")
+
+
+def record(mode: str, summaries: Sequence[Mapping[str, Any]], jobs: int) -> None:
+    """Write the figures where README tables come from, and the table."""
+    kept = [
+        {k: v for k, v in s.items() if k not in ("steps", "versions")}
+        | {"steps": [{k: t[k] for k in ("number", "kind", "status", "wall_s", "metrics")} for t in s["steps"]]}
+        for s in summaries
+    ]
+    content = {"mode": mode, "jobs": jobs, "versions": versions(), "chains": kept}
+    file = Path(RECORD.format(mode=mode))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    put_table(Path(README), kept, about(content))
+
+
+def about(content: Mapping[str, Any]) -> str:
+    """The line above the table in the README."""
+    v = content["versions"]
+    return (
+        f"`{content['mode']}`, {content['jobs']} at a time on {v['cpus']} CPU cores, Paddle "
+        f"{v.get('paddlepaddle', '?')}, Python {v['python']}; from `{RECORD.format(mode=content['mode'])}`."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import re
@@ -82,6 +83,24 @@ def stoppable() -> Iterator[None]:
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def alone(folder: str) -> Iterator[None]:
+    """Hold a run folder: two runs in one would take each other's files for their own.
+
+    Raises:
+        TxtError: another run is at work there.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise TxtError(f"{folder}: another run is at work there") from None
+    finally:
+        os.close(handle)
 
 
 def run(plan: Plan, screen: TextIO | None = None) -> list[Outcome]:

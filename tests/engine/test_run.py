@@ -578,3 +578,11 @@ def test_networks_and_data_of_different_tasks_are_one_line(tmp_path):
                 override,
                 "eval.enabled=false",
             )
+
+
+def test_a_figure_that_the_data_do_not_give_cannot_be_the_best(tmp_path, monkeypatch):
+    from ppvision.engine.evaluator import Evaluator
+
+    monkeypatch.setattr(Evaluator, "__call__", lambda self, nets, progress=False, stop=None: {"other": 0.5})
+    with pytest.raises(UserError, match="eval.best=.*: the validation data give no 'mIoU', only other"):
+        run_of(recipe(tmp_path), tmp_path / "run", "train.save_interval=2", "eval.best={name: mIoU, mode: max}")

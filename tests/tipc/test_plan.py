@@ -82,7 +82,9 @@ def test_several_machines(tmp_path):
 
 
 def test_two_processes_on_a_cpu(tmp_path):
-    step = planned(tmp_path, environment={"TIPC_CPU_PROCS": "2"}).steps[0]
+    steps = planned(tmp_path, environment={"TIPC_CPU_PROCS": "2"}).steps
+    assert [s.kind for s in steps] == ["train", "eval", "export", "infer", "infer"]  # stored figures are of one process
+    step = steps[0]
     assert step.argv[1:5] == ["-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
     assert step.environment == {"CUDA_VISIBLE_DEVICES": None}
 

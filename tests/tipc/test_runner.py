@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -158,6 +159,16 @@ def test_an_interruption_leaves_a_summary(number, tmp_path):
     assert [s["status"] for s in steps] == ["passed", "passed", "interrupted", *["skipped"] * 3]
 
 
+def test_two_runs_in_one_folder(tmp_path):
+    build(tmp_path)
+    (tmp_path / LOG).mkdir(parents=True)
+    handle = os.open(tmp_path / LOG, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    done = tipc(tmp_path, "train_infer", TXT, "lite_train_lite_infer")
+    os.close(handle)
+    assert done.returncode == 2 and done.stderr == f"error: ./{LOG}: another run is at work there\n"
+
+
 def test_statuses_of_upstream_on_request(tmp_path):
     build(tmp_path)
     assert chain(tmp_path, FAULT="train-status", TIPC_STRICT="0")[0] == 0
@@ -167,7 +178,7 @@ def test_statuses_of_upstream_on_request(tmp_path):
 def test_nothing_ran(tmp_path):
     build(tmp_path, line_4="gpu_list:0|0,1", line_5="--device:gpu|gpu")
     status, steps = chain(tmp_path)
-    assert status == 3 and {s for _, s in steps} == {"skipped"} and len(steps) == 12
+    assert status == 3 and {s for _, s in steps} == {"skipped"} and len(steps) == 11
     summary = json.loads((tmp_path / LOG / "summary.json").read_text())
     assert summary["steps"][0]["reason"] == "no device: card 0 of 0"
     assert FAILED not in (tmp_path / LOG / "results_python.log").read_text()
