@@ -147,7 +147,13 @@ class Config:
         need(plain, "export.save_name", f"is the stem of the files, without a folder, got {shown(stem)}")
 
     def where(self, path: str) -> str:
-        """Origin of a value, "configs/x.yml:12" or "-o train.iters=5"; of a default, that of what surrounds it."""
+        """Origin of a value, "configs/x.yml:12" or "-o train.iters=5"; of a default, that of what surrounds it, and of
+        a list, that of an override of one of its items.
+        """
+        for key, origin in self.origins.items():
+            item = key.removeprefix(f"{path}.").partition(".")[0]
+            if key.startswith(f"{path}.") and item.isdigit() and origin.startswith("-o "):
+                return origin
         while path:
             if path in self.origins:
                 return self.origins[path]

@@ -222,7 +222,8 @@ def read(path: str, origin: str = "", parents: tuple[str, ...] = ()) -> tuple[di
     except (OSError, ValueError) as e:
         raise UserError(f"{said}cannot read '{path}': {getattr(e, 'strerror', None) or e}") from None
     tree, origins = parse(text, lambda line: f"{path}:{line}")
-    tree = {} if tree is None else tree
+    if tree is None:
+        raise UserError(f"{said}'{path}' is empty; a recipe is a mapping of sections (model:, data:, train: ...)")
     if not isinstance(tree, dict):
         raise UserError(f"{path}:1: a recipe is a mapping of sections (model:, data:, train: ...)")
     bases = tree.pop("_base_", None) or []

@@ -19,6 +19,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from ppvision.data.device import tensor_of
 from ppvision.losses.detection import Answers, Matches, SetLoss, Targets, objects
 from ppvision.models.detr import QuerySet
 from ppvision.nn.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
@@ -86,13 +87,13 @@ def draw(
     magnitude = rng.random((*shape, 4)) + np.arange(2)[:, None, None]
     noise = (sign * magnitude * box_noise * real[..., None]).reshape(batch, -1, 4).astype(np.float32)
     boxes = targets.boxes.tile([1, 2 * copies, 1])
-    corners = cxcywh_to_xyxy(boxes) + paddle.to_tensor(noise) * boxes[..., 2:].tile([1, 1, 2]) * 0.5
+    corners = cxcywh_to_xyxy(boxes) + tensor_of(noise) * boxes[..., 2:].tile([1, 1, 2]) * 0.5
     corners = corners.clip(0.0, 1.0)
     first, second = corners[..., :2], corners[..., 2:]
     ordered = paddle.concat([paddle.minimum(first, second), paddle.maximum(first, second)], axis=-1)
     references = inverse_sigmoid(xyxy_to_cxcywh(ordered))
-    centre = paddle.to_tensor(real.reshape(batch, -1, 1).astype(np.float32))
-    return Noised(paddle.to_tensor(labels.reshape(batch, -1)), references * centre, copies)
+    centre = tensor_of(real.reshape(batch, -1, 1).astype(np.float32))
+    return Noised(tensor_of(labels.reshape(batch, -1)), references * centre, copies)
 
 
 def denoising_mask(num_objects: int, copies: int, num_queries: int) -> np.ndarray:
@@ -128,7 +129,7 @@ def denoising_terms(
     columns = rows // count * padded + rows % padded
     classes = targets.labels.reshape(-1)[columns]
     matches = Matches(*(np.tile(x, (num_layers, 1)) for x in (rows, columns, classes)))
-    counted = paddle.to_tensor(real.reshape(batch, count, 1).astype(np.float32))
+    counted = tensor_of(real.reshape(batch, count, 1).astype(np.float32))
     divisor = objects(num_noised) * groups
     terms = {}
     for name, value_L in loss.sums(layers, targets, matches, counted).items():

@@ -46,7 +46,7 @@ class DetrTraining(Method):
         return {**super().prepare(batch), "targets": Targets.of(batch)}
 
     def normaliser(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return {"num_boxes": paddle.to_tensor(float(batch["targets"].total))}
+        return {"num_boxes": paddle.full([], float(batch["targets"].total))}
 
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         context = self.model.encode(batch["image"], batch.get("valid"))

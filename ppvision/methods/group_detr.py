@@ -20,6 +20,7 @@ from typing import Any
 import paddle
 from paddle import Tensor, nn
 
+from ppvision.data.device import tensor_of
 from ppvision.errors import ArgumentError, UserError, at_least, within
 from ppvision.losses.detection import Answers
 from ppvision.methods import denoising as dn
@@ -121,7 +122,7 @@ class GroupDetr(DetrTraining):
         if first.references.shape[-1] != 4 or first.positions is not None:
             raise UserError(f"method.denoising: the queries of {type(self.model).__name__} are no boxes; set it to 0")
         padded, copies = batch["targets"].labels.shape[1], batch["noised"][0].copies
-        mask = paddle.to_tensor(dn.denoising_mask(padded, copies, first.references.shape[1]))
+        mask = tensor_of(dn.denoising_mask(padded, copies, first.references.shape[1]))
         out = []
         for queries, noised, table in zip(sets, batch["noised"], self.denoising, strict=True):
             if queries.content is None:

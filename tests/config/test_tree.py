@@ -83,6 +83,8 @@ class TestRead:
             ("a: &x [*x]\n", "a.yml:1: 'a.0' contains itself"),
             ("{[1]: 2}\n", "a.yml:1: a key must be a word or a number"),
             ("- 1\n", "a.yml:1: a recipe is a mapping of sections"),
+            ("", "'a.yml' is empty; a recipe is a mapping of sections"),
+            ("# nothing\n---\n", "'a.yml' is empty"),
             ("a: !!binary aGVsbG8=\n", "a.yml:1: values of type tag:yaml.org,2002:binary are not supported"),
             ("a: 1\n---\nb: 2\n", "a.yml:2: not valid YAML"),
             ("_base_: {a: 1}\n", "a.yml:1: '_base_' must be a file name or a list of file names"),

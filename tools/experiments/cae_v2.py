@@ -31,6 +31,7 @@ from ppvision.models import zoo
 from ppvision.nn.vit import take_tokens
 from tools.experiments import FAIL, PASS, UNRESOLVED, Experiment, Outcome, Settings, summary
 from tools.experiments._arrays import fit
+from tools.experiments._parallel import in_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 MEAN, STD = (127.5,) * 3, (64.0,) * 3  # what `fit` normalises with
@@ -266,17 +267,30 @@ def student(size: str, arm: str, masked: int, seed: int, quick: bool) -> dict[st
     return probed(net, train, test, 24)
 
 
+def students(tasks: Sequence[tuple]) -> tuple[float, list[dict[str, float]]]:
+    """The teacher's probe accuracy, and what `student` gives for each task; quick ones run in this process."""
+    if tasks[0][-1]:
+        return lesson(True)[2], [student(*task) for task in tasks]
+    found = in_processes(_student_and_teacher, tasks)
+    return found[0][1], [accuracies for accuracies, _ in found]
+
+
+def _student_and_teacher(*task: Any) -> tuple[dict[str, float], float]:
+    accuracies = student(*task)
+    print(f"  {task[:-1]}: {accuracies}", flush=True)
+    return accuracies, lesson(task[-1])[2]
+
+
 def verdict_of(condition: bool) -> str:
     return PASS if condition else FAIL
 
 
 def positions(settings: Settings) -> Outcome:
     """Which patches to supervise, on the small student."""
-    teacher = lesson(settings.quick)[2]
-    arms = {
-        arm: [student("debug", arm, 9, seed, settings.quick) for seed in settings.seeds]
-        for arm in ("R", "P", "M", "V", "VM")
-    }
+    names = ("R", "P", "M", "V", "VM")
+    teacher, rows = students([("debug", arm, 9, seed, settings.quick) for arm in names for seed in settings.seeds])
+    count = len(settings.seeds)
+    arms = {arm: rows[i * count : (i + 1) * count] for i, arm in enumerate(names)}
     figures: dict[str, Any] = {
         arm: {kind: summary([r[kind] for r in rows]) for kind in rows[0]} for arm, rows in arms.items()
     } | {"teacher": teacher}
@@ -296,9 +310,11 @@ def positions(settings: Settings) -> Outcome:
 
 def ratio(settings: Settings) -> Outcome:
     """The best share of hidden patches, for a small and a larger student."""
-    counts, seeds, figures, best, clear = (4, 9, 18, 27), settings.seeds[:2] or (0, 1), {}, {}, {}
+    counts, seeds, figures, best, clear = (4, 9, 18, 27), settings.seeds, {}, {}, {}
+    tasks = [(size, "VM", n, seed, settings.quick) for size in ("debug_l", "debug") for n in counts for seed in seeds]
+    found = dict(zip(tasks, students(tasks)[1]))
     for size in ("debug", "debug_l"):
-        rows = {n: [max(student(size, "VM", n, seed, settings.quick).values()) for seed in seeds] for n in counts}
+        rows = {n: [max(found[size, "VM", n, seed, settings.quick].values()) for seed in seeds] for n in counts}
         order = sorted(counts, key=lambda n: -np.mean(rows[n]))
         best[size] = order[0]
         spread = max(float(np.std(rows[n], ddof=1)) if len(seeds) > 1 else float("inf") for n in order[:2])

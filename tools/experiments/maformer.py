@@ -98,27 +98,37 @@ def matched(layout: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return out
 
 
-def compare(settings: Settings, layout: dict[str, Any]) -> Outcome:
-    """All arms over all seeds."""
+def one_arm(name: str, seed: int, layout: dict[str, Any], quick: bool) -> tuple[float, dict[str, Any]]:
+    """Test accuracy and cost of one arm trained with one seed."""
     import paddle
 
     from ppvision.methods.classification import Classification
     from ppvision.models.profile import profile
     from tools.experiments import _arrays
 
-    count, updates = (64, 2) if settings.quick else (6000, 6000 * 20 // 64)
+    count, updates = (64, 2) if quick else (6000, 6000 * 20 // 64)
+    train, test = pairs(count, 2 * seed), pairs(min(count, 1000), 2 * seed + 1)
+    paddle.seed(seed)
+    method = Classification(network(matched(layout)[name], layout))
+    cost = profile(method.model, {"image": ((1, 3, SIZE, SIZE), "float32")})
+    _arrays.fit(method, train, updates=updates, batch_size=64, lr=1e-3, seed=seed)
+    accuracy = _arrays.accuracy(method, test)
+    print(f"  seed {seed}, {name}: {accuracy:.4f}", flush=True)
+    return accuracy, {"params": cost.params, "macs": cost.macs}
+
+
+def compare(settings: Settings, layout: dict[str, Any]) -> Outcome:
+    """All arms over all seeds."""
+    from tools.experiments import _parallel
+
+    tasks = [(name, seed, layout, settings.quick) for seed in settings.seeds for name in ARMS]
+    run = _parallel.in_processes
+    found = [one_arm(*task) for task in tasks] if settings.quick else run(one_arm, tasks)
     accuracies: dict[str, list[float]] = {name: [] for name in ARMS}
     figures: dict[str, Any] = {}
-    for seed in settings.seeds:
-        train, test = pairs(count, 2 * seed), pairs(min(count, 1000), 2 * seed + 1)
-        for name, arm in matched(layout).items():
-            paddle.seed(seed)
-            method = Classification(network(arm, layout))
-            cost = profile(method.model, {"image": ((1, 3, SIZE, SIZE), "float32")})
-            figures[name] = {"params": cost.params, "macs": cost.macs}
-            _arrays.fit(method, train, updates=updates, batch_size=64, lr=1e-3, seed=seed)
-            accuracies[name].append(_arrays.accuracy(method, test))
-            print(f"  seed {seed}, {name}: {accuracies[name][-1]:.4f}", flush=True)
+    for (name, *_), (accuracy, cost) in zip(tasks, found):
+        accuracies[name].append(accuracy)
+        figures[name] = cost
     for name, values in accuracies.items():
         figures[name]["accuracy"] = summary(values)
     verdicts, words = [], []
