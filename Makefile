@@ -103,7 +103,7 @@ tipc: .venv/.runtime
 smoke:
 	@test -n "$(PADDLE)" || { echo "error: say which Paddle: make smoke PADDLE=3.1.1" >&2; exit 2; }
 	@test -x .venv-$(PADDLE)/bin/python || $(PYTHON) -m venv .venv-$(PADDLE)
-	@.venv-$(PADDLE)/bin/python -m pip install -qq paddlepaddle==$(PADDLE) --editable '.[cpu,onnx,detection,dev]'
+	@.venv-$(PADDLE)/bin/python -m pip install -qq paddlepaddle==$(PADDLE) --editable '.[cpu,onnx,detection,vdl,dev]'
 	@OMP_NUM_THREADS=1 .venv-$(PADDLE)/bin/python -m pytest -q tests/test_whole_chain.py tests/engine $(ARGS)
 
 lint: .venv/.dev

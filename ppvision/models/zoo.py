@@ -246,7 +246,6 @@ ZOO: dict[str, Entry] = {
         "r101",
         "detection",
         (800, 1088),
-        published={"COCO AP": (43.5, "IDEA-Research/DAB-DETR, 50 epochs; quoted from memory in our notes")},
     ),
     "dab_detr_debug": Entry(_DAB_DETR, "debug", "detection", (64, 96)),
     "vit_det_base": Entry(_VIT_DET, "base", "features", (1024, 1024)),
@@ -258,7 +257,6 @@ ZOO: dict[str, Entry] = {
         "r18",
         "detection",
         (800, 1088),
-        published={"COCO AP": (40.1, "notes quoting arXiv:2211.08071, its baseline, 50 epochs")},
     ),
     "deformable_detr_r50": Entry(
         _DEFORMABLE_DETR,
@@ -278,7 +276,6 @@ ZOO: dict[str, Entry] = {
         "r101",
         "detection",
         (800, 1088),
-        published={"COCO AP": (48.0, "notes quoting arXiv:2211.08071, the teacher there; variant not said")},
     ),
     "deformable_detr_debug": Entry(_DEFORMABLE_DETR, "debug", "detection", (64, 96)),
     "dino_r18": Entry(_DINO, "r18", "detection", (800, 1088)),

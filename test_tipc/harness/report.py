@@ -81,6 +81,7 @@ def _step(outcome: Outcome) -> dict[str, Any]:
         "status": outcome.status,
         "reason": outcome.reason,
         "wall_s": round(outcome.wall_s, 2),
+        "cpu_s": round(outcome.cpu_s, 2),
         "metrics": outcome.metrics,
     }
 
@@ -132,7 +133,19 @@ def _replace(path: Path, text: str) -> None:
 def table(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     """One row per chain, for a terminal and for Markdown alike."""
     rows = [
-        ["system", "steps", "train s", "eval s", "export s", "infer s", "compare s", "total s", "figures", "result"]
+        [
+            "system",
+            "steps",
+            "train s",
+            "eval s",
+            "export s",
+            "infer s",
+            "compare s",
+            "total s",
+            "CPU s",
+            "figures",
+            "result",
+        ]
     ]
     for summary in sorted(summaries, key=lambda s: s["model_name"]):
         steps = summary["steps"]
@@ -151,7 +164,7 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
             seconds("export", "convert"),
             seconds("infer", "onnx_infer"),
         ]
-        times += [seconds("compare", "losses"), summary["wall_s"]]
+        times += [seconds("compare", "losses"), summary["wall_s"], sum(s["cpu_s"] for s in steps)]
         rows.append(
             [summary["model_name"], str(len(steps)), *(f"{t:.0f}" for t in times), shown or "-", result + skipped]
         )
@@ -172,14 +185,14 @@ def put_table(path: Path, summaries: Sequence[Mapping[str, Any]], about: str) ->
     path.write_text(f"{before}{MARKS[0]}{body}{MARKS[1]}{after}", encoding="utf-8")
 
 
-def record(mode: str, summaries: Sequence[Mapping[str, Any]], jobs: int) -> None:
-    """Write the figures where README tables come from, and the table."""
+def record(mode: str, summaries: Sequence[Mapping[str, Any]]) -> None:
+    """Write the figures where the README's table comes from, and the table."""
     kept = [
         {k: v for k, v in s.items() if k not in ("steps", "versions")}
-        | {"steps": [{k: t[k] for k in ("number", "kind", "status", "wall_s", "metrics")} for t in s["steps"]]}
-        for s in summaries
+        | {"steps": [{k: t[k] for k in ("number", "kind", "status", "wall_s", "cpu_s", "metrics")} for t in s["steps"]]}
+        for s in sorted(summaries, key=lambda s: s["model_name"])
     ]
-    content = {"mode": mode, "jobs": jobs, "versions": versions(), "chains": kept}
+    content = {"mode": mode, "versions": versions(), "chains": kept}
     file = Path(RECORD.format(mode=mode))
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -190,6 +203,6 @@ def about(content: Mapping[str, Any]) -> str:
     """The line above the table in the README."""
     v = content["versions"]
     return (
-        f"`{content['mode']}`, {content['jobs']} at a time on {v['cpus']} CPU cores, Paddle "
-        f"{v.get('paddlepaddle', '?')}, Python {v['python']}; from `{RECORD.format(mode=content['mode'])}`."
+        f"`{content['mode']}` on {v['cpus']} CPU cores, Paddle {v.get('paddlepaddle', '?')}, Python {v['python']}; "
+        f"from `{RECORD.format(mode=content['mode'])}`. The machine had other work besides, which CPU s leaves out."
     )

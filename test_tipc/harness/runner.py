@@ -6,6 +6,7 @@ import fcntl
 import math
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -37,6 +38,7 @@ class Outcome:
     status: str
     rc: int | None = None
     wall_s: float = 0.0
+    cpu_s: float = 0.0
     reason: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     tail: list[str] = field(default_factory=list)
@@ -158,7 +160,7 @@ def _say_status(plan: Plan, outcome: Outcome, screen: TextIO) -> None:
 
 def _run_step(plan: Plan, step: Step, timeout: float, screen: TextIO) -> Outcome:
     copy = Path(plan.folder) / "steps" / f"{step.number:02d}_{step.kind}.txt"
-    started, clock = time.time(), time.monotonic()
+    started, clock, cpu = time.time(), time.monotonic(), _cpu()
     outcome = Outcome(step, "failed")
     try:
         _clean(step)
@@ -176,7 +178,7 @@ def _run_step(plan: Plan, step: Step, timeout: float, screen: TextIO) -> Outcome
         outcome.status, outcome.reason = "interrupted", "stopped by a signal"
     except KeyboardInterrupt:
         outcome.status, outcome.reason = "interrupted", "stopped from the keyboard"
-    outcome.wall_s = time.monotonic() - clock
+    outcome.wall_s, outcome.cpu_s = time.monotonic() - clock, _cpu() - cpu
     lines = copy.read_text(encoding="utf-8", errors="replace").splitlines() if copy.is_file() else []
     if not step.tee and lines:
         print("\n".join(lines), file=screen, flush=True)
@@ -189,6 +191,12 @@ def _run_step(plan: Plan, step: Step, timeout: float, screen: TextIO) -> Outcome
         outcome.reason = _fault(step, lines, started) or ""
         outcome.status = "failed" if outcome.reason else "passed"
     return outcome
+
+
+def _cpu() -> float:
+    """Seconds of CPU that ended child processes, and theirs, have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _execute(step: Step, sinks: Sequence[Path], timeout: float, screen: TextIO | None) -> tuple[int | None, str]:

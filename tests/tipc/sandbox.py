@@ -27,6 +27,7 @@ if fault == "killed": os.kill(os.getpid(), signal.SIGKILL)
 if fault == "hangs":
     if os.fork() == 0: time.sleep(600)
     time.sleep(600)
+if fault == "leaves" and os.fork() == 0: time.sleep(600)
 if fault == "lazy": sys.exit(0)
 def write(path, text="x"):
     path = pathlib.Path(path)

@@ -24,7 +24,7 @@ def summary(*statuses: str) -> dict:
             "status": status,
             "reason": "\x00why\x1b[33m",
         }
-        | {"wall_s": 1.0, "metrics": {"loss": 0.5, "ips": 3.0}}
+        | {"wall_s": 1.0, "cpu_s": 0.5, "metrics": {"loss": 0.5, "ips": 3.0}}
         for i, (kind, status) in enumerate(zip(("train", "eval", "infer"), statuses), 1)
     ]
     count = lambda word: sum(s == word for s in statuses)
@@ -53,7 +53,7 @@ def test_junit_holds_nothing_xml_cannot():
 def test_table():
     lines = report.table([summary("passed", "failed", "skipped")])
     assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == [
-        *("m", "3", "1", "1", "0", "1", "0", "3", "loss 0.500", "eval failed, 1 skipped"),
+        *("m", "3", "1", "1", "0", "1", "0", "3", "2", "loss 0.500", "eval failed, 1 skipped"),
     ]
 
 

@@ -39,7 +39,7 @@ def test_a_green_chain(tmp_path):
     assert summary["steps"][0]["metrics"] == {"loss": 0.25, "ips": pytest.approx(19.0)}
     assert summary["steps"][1]["metrics"] == {"mIoU": 0.5, "Acc": 0.9}
     assert summary["steps"][3]["metrics"]["inference_ms"] == 2.5
-    assert all(step["rc"] == 0 and step["wall_s"] > 0 for step in summary["steps"])
+    assert all(step["rc"] == 0 and step["wall_s"] > 0 and step["cpu_s"] > 0 for step in summary["steps"])
     suite = ElementTree.parse(tmp_path / LOG / "junit.xml").getroot()[0]
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("6", "0", "0")
     assert [case.get("name").split()[1] for case in suite] == KINDS
@@ -133,12 +133,27 @@ def test_a_command_without_end_is_ended_with_its_children(tmp_path):
     status, steps = chain(tmp_path, FAULT="train-hangs", TIPC_STEP_TIMEOUT="2")
     assert status == 1 and steps[0] == ("train", "timeout") and time.monotonic() - begin < 60
     assert FAILED in (tmp_path / LOG / "results_python.log").read_text()
+    assert not processes_in(tmp_path)
+
+
+def test_what_a_good_command_leaves_running_is_ended(tmp_path):
+    build(tmp_path)
+    begin = time.monotonic()
+    status, steps = chain(tmp_path, FAULT="val-leaves")
+    assert status == 0 and steps[1] == ("eval", "passed") and time.monotonic() - begin < 60
+    assert not processes_in(tmp_path)
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Processes that work in a folder."""
     time.sleep(0.2)
-    for folder in Path("/proc").glob("[0-9]*"):
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            assert str(tmp_path) not in os.readlink(folder / "cwd"), "a child is still there"
+            found += [process.name] if os.readlink(process / "cwd") == str(folder) else []
         except OSError:
             continue
+    return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
+import os
 import sys
 from pathlib import Path
 
@@ -73,6 +75,17 @@ def test_names_are_checked(reproduce, capsys):
     assert reproduce.main(["maformer", "digits", "--quick"]) == 2  # would replace real figures
     assert reproduce.main(["--list"]) == 0
     assert "maformer fusion: " in capsys.readouterr().out
+
+
+def test_repetitions_side_by_side_keep_their_order(reproduce, monkeypatch):
+    from tools.experiments._parallel import ONE_THREAD, in_processes
+
+    monkeypatch.delenv(ONE_THREAD[1], raising=False)
+    monkeypatch.setenv(ONE_THREAD[0], "3")
+    assert in_processes(math.pow, [(2, 3), (3, 2), (2, 0)], 2) == [8.0, 9.0, 1.0]
+    assert in_processes(math.pow, [(2, 3)]) == [8.0]
+    assert os.environ[ONE_THREAD[0]] == "3" and ONE_THREAD[1] not in os.environ
+    assert in_processes(os.getenv, [(ONE_THREAD[0],), (ONE_THREAD[2],)], 2) == ["1", "1"]
 
 
 class TestMAFormer:

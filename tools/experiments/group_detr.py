@@ -1,7 +1,7 @@
 """Group DETR in miniature: do K groups of queries make a detector learn faster, and is it for the reason given?
 
 `convergence` is the claim (arms A0, A1 and A2 of the specification), `attention` and `denoising` are its controls,
-`inference` checks that the deployed network is the plain one. Host: DAB-DETR, debug size. Data: 600 scenes of coloured
+`inference` checks that the deployed network is the plain one. Host: DINO, debug size. Data: 600 scenes of coloured
 shapes on noise, 300 others to judge on.
 """
 
@@ -27,7 +27,7 @@ from tools.experiments import FAIL, PASS, UNRESOLVED, Experiment, Outcome, Setti
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES, JUDGED = 600, 300
-UPDATES, BATCH, LR = 2000, 16, 2e-3
+HOST, UPDATES, BATCH, LR = "dino_debug", 600, 16, 1e-3
 POINTS = 6  # evaluations of a run, evenly spread; the second and the fourth decide
 QUERIES, GROUPS, NOISED = 20, 4, 20
 ARMS: dict[str, dict[str, Any]] = {  # arm -> arguments of the method and of the network
@@ -52,7 +52,7 @@ def network(arm: str) -> Any:
     """The deployable of an arm."""
     from ppvision.models import zoo
 
-    return zoo.create_model("dab_detr_debug", num_classes=4, **{"num_queries": QUERIES, **ARMS[arm].get("model", {})})
+    return zoo.create_model(HOST, num_classes=4, **{"num_queries": QUERIES, **ARMS[arm].get("model", {})})
 
 
 def fit(arm: str, seed: int, data: Path, updates: int, points: int) -> dict[str, list[float]]:

@@ -98,7 +98,9 @@ def matched(layout: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return out
 
 
-def one_arm(name: str, seed: int, layout: dict[str, Any], quick: bool) -> tuple[float, dict[str, Any]]:
+def one_arm(
+    name: str, arm: dict[str, Any], seed: int, layout: dict[str, Any], quick: bool
+) -> tuple[float, dict[str, Any]]:
     """Test accuracy and cost of one arm trained with one seed."""
     import paddle
 
@@ -109,7 +111,7 @@ def one_arm(name: str, seed: int, layout: dict[str, Any], quick: bool) -> tuple[
     count, updates = (64, 2) if quick else (6000, 6000 * 20 // 64)
     train, test = pairs(count, 2 * seed), pairs(min(count, 1000), 2 * seed + 1)
     paddle.seed(seed)
-    method = Classification(network(matched(layout)[name], layout))
+    method = Classification(network(arm, layout))
     cost = profile(method.model, {"image": ((1, 3, SIZE, SIZE), "float32")})
     _arrays.fit(method, train, updates=updates, batch_size=64, lr=1e-3, seed=seed)
     accuracy = _arrays.accuracy(method, test)
@@ -121,7 +123,8 @@ def compare(settings: Settings, layout: dict[str, Any]) -> Outcome:
     """All arms over all seeds."""
     from tools.experiments import _parallel
 
-    tasks = [(name, seed, layout, settings.quick) for seed in settings.seeds for name in ARMS]
+    arms = matched(layout)
+    tasks = [(name, arm, seed, layout, settings.quick) for seed in settings.seeds for name, arm in arms.items()]
     run = _parallel.in_processes
     found = [one_arm(*task) for task in tasks] if settings.quick else run(one_arm, tasks)
     accuracies: dict[str, list[float]] = {name: [] for name in ARMS}
