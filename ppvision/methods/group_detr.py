@@ -132,6 +132,33 @@ class GroupDetr(DetrTraining):
         return out
 
 
+    def training_graph(self) -> nn.Layer:
+        """From picture to the answers to all queries, noised ones included, for `engine.memory`."""
+        return _Asked(self)
+
+
+class _Asked(nn.Layer):
+    """What a training step decodes, without the targets it depends on: noised objects are as many as there can be."""
+
+    def __init__(self, method: GroupDetr):
+        super().__init__()
+        self.model, self.method = method.model, [method]  # in a list, so that it is no part of this layer
+
+    def forward(self, image: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return self.answers(image)
+
+    @paddle.jit.not_to_static  # sizes are fixed, so there is nothing to translate
+    def answers(self, image: Tensor) -> list[tuple[Tensor, Tensor]]:
+        (method,) = self.method
+        context = self.model.encode(image)
+        sets = [replace(queries, proposals=None) for queries in method.questions(context)]
+        if method.num_denoising:
+            count = 2 * method.num_denoising
+            noised = QuerySet(paddle.zeros([1, count, 4]), paddle.zeros([1, count, self.model.dim]))
+            sets = [QuerySet.join([noised, queries], image.shape[0]) for queries in sets]
+        return self.model.decode(context, sets[0] if len(sets) == 1 else QuerySet.stack(sets, image.shape[0]))
+
+
 Answer = tuple[Tensor, Tensor]
 
 

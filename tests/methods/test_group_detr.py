@@ -253,3 +253,17 @@ def test_queries_without_content_get_zeros():
     zeros = replace(own, content=paddle.zeros([1, 20, 48]))
     for a, b in zip(net.decode(context, own)[-1], net.decode(context, zeros)[-1], strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_the_memory_plan_sees_all_groups():
+    """More groups, and noised objects, take more activations; the network alone is the least."""
+    from ppvision.engine import memory
+
+    elements = []
+    for groups, denoising in ((1, 0), (4, 0), (4, 20)):
+        paddle.seed(0)
+        method = GroupDetr(ppvision.create_model("dino_debug", num_classes=3), groups=groups, denoising=denoising)
+        elements.append(memory.activations(method.training_graph(), (1, 3, 64, 64)))
+        plan = memory.plan(method, size=(64, 64), batch_size=2)
+        assert plan.activations == 2 * 4 * elements[-1]
+    assert memory.activations(method.model, (1, 3, 64, 64)) <= elements[0] < elements[1] < elements[2]

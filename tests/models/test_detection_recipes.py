@@ -13,15 +13,15 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PUBLISHED = sorted([*CONFIGS.glob("dab_detr/*_50e.yml"), *CONFIGS.glob("deformable_detr/*_50e.yml")])
 MINI = ["dab_detr/dab_detr_shapes_mini", "dino/dino_bear_mini", "group_detr_v2/group_dino_shapes_mini"]
 
-# published AP on val2017
+# published AP on val2017, where a source was read first-hand
 EXPECTED = {
     "dab_detr_r18_coco_50e": 36.2,
     "dab_detr_r50_coco_50e": 42.2,
-    "dab_detr_r101_coco_50e": 43.5,
-    "deformable_detr_r18_coco_50e": 40.1,
+    "dab_detr_r101_coco_50e": None,
+    "deformable_detr_r18_coco_50e": None,
     "deformable_detr_r50_coco_50e": 44.5,
     "deformable_detr_r50_two_stage_coco_50e": 46.9,
-    "deformable_detr_r101_coco_50e": 48.0,
+    "deformable_detr_r101_coco_50e": None,
 }
 
 
@@ -50,10 +50,11 @@ def test_the_header_tells_the_story(path):
     text = " ".join(header)
     assert f"tools/train.py -c configs/{path.parent.name}/{path.name}" in text
     assert "Ours: not trained" in text and "arXiv:" in text and "Hours:" in text and "epochs" in text
-    assert f"Published AP on val2017: {EXPECTED[path.stem]}" in text
     assert all(len(line) <= 150 for line in header)
     known = {value for value, _ in zoo.entry(load(str(path)).model.type).published.values()}
-    assert EXPECTED[path.stem] in known
+    expected = EXPECTED[path.stem]
+    assert ("Published AP: n" in text and not known) if expected is None else expected in known
+    assert expected is None or f"Published AP on val2017: {expected}" in text
 
 
 @pytest.mark.parametrize("name", MINI)

@@ -182,7 +182,7 @@ def tipc(folder: Path, *words: str, **environment: str) -> subprocess.CompletedP
         env={**clean, "TIPC_GPUS": "0", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 
