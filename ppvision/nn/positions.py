@@ -8,6 +8,7 @@ Deviates: nothing. Channels 2i and 2i + 1 are sine and cosine of one frequency, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,12 +18,25 @@ from paddle import Tensor
 __all__ = ["sine_boxes", "sine_map"]
 
 
+def _frequencies(channels: int, temperature: float) -> np.ndarray:
+    return (temperature ** (-np.arange(0, channels, 2, dtype=np.float64) / channels)).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=32)
+def _kept(channels: int, temperature: float, device: str) -> Tensor:
+    """Made once: every constructor that takes an array leaks a little (Paddle 3.3.1)."""
+    return paddle.to_tensor(_frequencies(channels, temperature))
+
+
 def _waves(x: Tensor, channels: int, temperature: float) -> Tensor:
     """[...] -> [...,channels]."""
     if channels % 2:
         raise ValueError(f"a sine embedding has an even number of channels, not {channels}")
-    frequency = temperature ** (-np.arange(0, channels, 2, dtype=np.float64) / channels)
-    phase = x.unsqueeze(-1) * paddle.to_tensor(frequency.astype("float32"))
+    if paddle.in_dynamic_mode():
+        frequency = _kept(channels, temperature, paddle.device.get_device())
+    else:
+        frequency = paddle.to_tensor(_frequencies(channels, temperature))
+    phase = x.unsqueeze(-1) * frequency
     return paddle.stack([paddle.sin(phase), paddle.cos(phase)], axis=-1).flatten(-2)
 
 
