@@ -48,8 +48,8 @@ def stem_of(dataset: Dataset, index: int) -> str:
 
 
 def write_list(dataset: Dataset, path: Path, limit: int) -> int:
-    """Writes the paths of the first `limit` images, relative to the list's folder; returns their number. Images that are
-    no files of their own (idx) are written into `inputs` beside the list.
+    """Writes the paths of the first `limit` images, relative to the list's folder; returns their number. Images that
+    are no files of their own (idx) are written into `inputs` beside the list.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     names = []

@@ -131,7 +131,6 @@ class GroupDetr(DetrTraining):
             out.append(QuerySet.join([noised.queries(table.weight), queries], count, mask=mask))
         return out
 
-
     def training_graph(self) -> nn.Layer:
         """From picture to the answers to all queries, noised ones included, for `engine.memory`."""
         return _Asked(self)
