@@ -1,5 +1,13 @@
 """Consistency of the points, and what must stay untouched by them."""
 
+import collections
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
@@ -10,6 +18,7 @@ from ppvision.engine.schedule import Constant
 from ppvision.engine.trainer import Trainer
 from ppvision.errors import UserError
 from ppvision.methods.kd_detr import KdDetr, decode_apart
+from ppvision.models import zoo
 from ppvision.models.detr import QuerySet
 
 HOSTS = ["dab_detr_debug", "deformable_detr_debug", "dino_debug"]
@@ -278,3 +287,38 @@ def test_inheritance_and_refusals():
         terms_of(deep, batch_of())
     with pytest.raises(UserError, match="no DETR host"):
         method_of(teacher=ppvision.create_model("rtformer_debug", num_classes=3))
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path):
+    """Two real processes with two pictures each against one with four."""
+    script = Path(__file__).with_name("two_processes_kd.py")
+    env = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES" and not k.startswith("PADDLE_")}
+    env["PYTHONPATH"] = os.pathsep.join([str(script.parent), str(script.parents[2]), env.get("PYTHONPATH", "")])
+    launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", str(tmp_path / "log")]
+    for world in (1, 2):
+        command = [sys.executable, *(launcher if world == 2 else []), str(script), str(tmp_path / "out")]
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        logs = "".join(p.read_text()[-2000:] for p in tmp_path.glob("log/workerlog.*"))
+        assert done.returncode == 0, done.stderr[-2000:] + logs
+    one, two = (json.loads((tmp_path / f"out.{world}.0.json").read_text()) for world in (1, 2))
+    assert any("general/" in key for key in one[0]) and len(one) == len(two) == 3
+    for mine, theirs in zip(one, two, strict=True):
+        for key, value in mine.items():
+            np.testing.assert_allclose(theirs[key], value, rtol=1e-3, err_msg=key)
+
+
+@pytest.mark.parametrize("host", ["dab_detr_debug", "dino_debug"])
+def test_the_export_is_that_of_the_plain_student_to_the_byte(host, tmp_path):
+    from ppvision.export import export_layer
+    from ppvision.export.exporter import Spec
+
+    files = []
+    for name, net in (("distilled", method_of(host).deployables()["model"]), ("plain", network(host, 1))):
+        net.eval()
+        spec = Spec(host, "detection", *zoo.entry(host).mean_std, example=(64, 64), formats=("paddle",))
+        export_layer(net, tmp_path / name, spec)
+        # the size of model.json moves with names that end in how many layers this process has made; operations do not
+        graph = (tmp_path / name / "model.json").read_text()
+        operations = collections.Counter(re.findall(r'\{"#":"([^"]+)"', graph))
+        files.append((operations, (tmp_path / name / "model.pdiparams").stat().st_size))
+    assert files[0] == files[1] and files[0][0]["1.matmul"] > 5
