@@ -16,7 +16,7 @@ from typing import Any
 from .plan import Plan
 from .runner import Outcome
 
-RECORD = "results/tipc_{mode}.json"
+RECORD = "results/tipc/{mode}.json"
 README = "test_tipc/README.md"
 MARKS = ("<!-- tipc table -->", "<!-- end of tipc table -->")
 

@@ -76,7 +76,7 @@ def test_a_table_goes_between_its_marks(text, ok, tmp_path):
 
 
 def test_the_readme_shows_the_recorded_run(tmp_path):
-    content = json.loads((ROOT / "results/tipc_lite_train_lite_infer.json").read_text())
+    content = json.loads((ROOT / "results/tipc/lite_train_lite_infer.json").read_text())
     text = (ROOT / "test_tipc/README.md").read_text()
     copy = tmp_path / "README.md"
     copy.write_text(text)
