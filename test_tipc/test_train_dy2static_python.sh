@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 # Usage, at the root: bash test_tipc/test_train_dy2static_python.sh <txt>
-source test_tipc/common_func.sh
-tipc dy2static "$@"
+source test_tipc/harness/entry.sh
+run_tipc dy2static "$@"
