@@ -416,7 +416,8 @@ def descriptors() -> int:
 
 
 PARENT = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 import numpy as np
 from ppvision.data.loader import Loader
 
@@ -443,7 +444,10 @@ def test_workers_do_not_outlive_their_parent(how):
     workers = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(workers) == 2
     parent.send_signal(how)
-    assert parent.wait(10) != 0
+    try:
+        assert parent.wait(10) != 0
+    finally:
+        parent.kill()
     deadline = time.monotonic() + 5
     while any(alive(pid) for pid in workers):
         assert time.monotonic() < deadline, "a worker outlived its parent"

@@ -162,7 +162,12 @@ def test_an_interruption_leaves_a_summary(number, tmp_path):
     assert tipc(tmp_path, "prepare", TXT, "lite_train_lite_infer").returncode == 0
     command = [sys.executable, "test_tipc/tipc.py", "train_infer", TXT, "lite_train_lite_infer"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, env={**os.environ, "FAULT": "export-hangs"}, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "FAULT": "export-hangs"},
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs are deaf to it
     )
     for line in process.stdout:
         if "export speaks" in line:
