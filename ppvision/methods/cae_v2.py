@@ -275,7 +275,8 @@ class CaeV2Pretraining(Method):
         supervise_cls: bool = True,
     ):
         super().__init__()
-        if getattr(model, "num_classes", 0) or not hasattr(model, "grid"):
+        needed = ("grid", "num_heads", "drop_path", "patch_size", "dim", "features")
+        if getattr(model, "num_classes", 0) or not all(hasattr(model, name) for name in needed):
             raise UserError("method cae_v2 trains an encoder: model must be cae_v2_* with num_classes 0")
         self.model, grid, dim = model, model.grid, regressor_dim or model.dim
         if (num_masked is None) == (mask_ratio is None):

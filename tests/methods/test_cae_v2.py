@@ -442,3 +442,8 @@ def test_an_argument_that_cannot_be_is_named(key, value):
     spec = {"type": "cae_v2", "teacher": {"type": "clip_vit_debug"}, "num_masked": 9, key: value}
     with pytest.raises(UserError, match=rf"'method.{key}' "):
         build("method", spec, model=encoder)
+
+
+def test_an_encoder_of_another_kind_is_one_line():
+    with pytest.raises(UserError, match="model must be cae_v2_"):
+        CaeV2Pretraining(zoo.create_model("vit_det_debug"), zoo.create_model("clip_vit_debug"), num_masked=4)
