@@ -211,7 +211,6 @@ class Dino(Detr):
         self.query_pos_head = Mlp(2 * dim, dim, dim, 2)
         self.dec_score_head = nn.LayerList(_class_head(dim, num_classes) for _ in range(decoder_layers))
         self.dec_bbox_head = nn.LayerList(_box_head(dim) for _ in range(decoder_layers))
-        self.training_heads = tuple(f"dec_score_head.{i}" for i in range(decoder_layers - 1))
         self.queries = self.new_queries()
         self.training_heads = tuple(f"dec_score_head.{i}" for i in range(decoder_layers - 1))
         self.recompute_blocks = tuple(f"backbone.{name}" for name in getattr(self.backbone, "recompute_blocks", ()))
