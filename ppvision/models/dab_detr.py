@@ -23,6 +23,7 @@ from paddle import Tensor, nn
 
 from ppvision.errors import UserError, require
 from ppvision.models import resnet
+from ppvision.models.deformable_detr import COCO_IDS
 from ppvision.models.deformable_parts import build_backbone, level_masks
 from ppvision.models.detr import Context, Detr, QuerySet
 from ppvision.models.dino_names import below_backbone
@@ -51,7 +52,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         num_queries=20,
     ),
 }
-COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]  # slots in use of 91
 
 
 class PReLU(nn.Layer):
@@ -378,7 +378,7 @@ class DabDetr(Detr):
             if turn and ours.endswith("self_attn.in_proj_weight"):
                 value = value.T
             if turn and ours.startswith("class_embed.") and (self.num_classes, value.shape[0]) == (80, 91):
-                value = value[COCO_IDS]
+                value = value[list(COCO_IDS)]
             network[ours] = value
         for name, parts in packed.items():
             if missing := sorted(set("qkv") - set(parts)):

@@ -197,7 +197,7 @@ def test_ninety_one_slots_into_eighty_classes():
     np.testing.assert_array_equal(state_of(whole)[packed], state[packed])
     net = zoo.create_model("dab_detr_debug", num_classes=80)
     load_weights(net, torch)
-    assert net.class_embed.bias.numpy().tolist() == COCO_IDS and len(COCO_IDS) == 80
+    assert net.class_embed.bias.numpy().tolist() == list(COCO_IDS) and len(COCO_IDS) == 80
     np.testing.assert_array_equal(net.class_embed.weight.numpy()[3], COCO_IDS)
     with pytest.raises(UserError, match="class_embed"):
         load_weights(zoo.create_model("dab_detr_debug", num_classes=7), torch)
