@@ -20,7 +20,7 @@ MASKED = -1.0e9  # a score that softmax turns into 0; finite, so that a fully ma
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, *, scale: float, mask: Tensor | None = None, dropout: float = 0.0
+    query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Softmax attention, [B,h,N,e], [B,h,M,e] and [B,h,M,f] -> [B,h,N,f]; the softmax in float32.
 

@@ -44,7 +44,6 @@ def sine_map(
     height: int | Tensor,
     width: int | Tensor,
     dim: int,
-    *,
     valid: Tensor | None = None,
     temperature: float | tuple[float, float] = 10000.0,
     offset: float = 0.0,
@@ -84,7 +83,6 @@ def sine_map(
 def sine_boxes(
     boxes: Tensor,
     dim: int = 128,
-    *,
     temperature: float = 10000.0,
     scale: float = 6.283185307179586,  # 2 pi; dy2static wants numbers here
     order: Sequence[int] = (1, 0, 2, 3),
