@@ -25,9 +25,8 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ppvision.errors import at_least, require, within
-from ppvision.models import dino_names
+from ppvision.models import deformable_detr, dino_names
 from ppvision.models.deformable_parts import (
-    DeformableDecoderLayer,
     DeformableEncoder,
     InputProjection,
     anchors,
@@ -122,14 +121,11 @@ class DinoQueries(nn.Layer):
         )
 
 
-class Decoder(nn.Layer):
+class Decoder(deformable_detr.Decoder):
     """Layers, and the norm of what they say."""
 
     def __init__(self, dim: int, heads: int, ffn: int, num_layers: int, levels: int, points: int, dropout: float):
-        super().__init__()
-        self.layers = nn.LayerList(
-            DeformableDecoderLayer(dim, heads, ffn, levels, points, dropout) for _ in range(num_layers)
-        )
+        super().__init__(dim, heads, ffn, num_layers, levels, points, dropout)
         self.norm = nn.LayerNorm(dim)
 
 

@@ -41,8 +41,29 @@ class Result:
         return {"name": self.name}
 
 
+class _OfClasses:
+    """Results that speak of classes."""
+
+    class_names: Sequence[str]
+
+    def _class_name(self, index: int) -> str:
+        return self.class_names[index] if index < len(self.class_names) else str(index)
+
+
+class _Drawn(_OfClasses):
+    """Results whose drawing is a file of its own."""
+
+    def save(self, folder: str | Path, stem: str, image: np.ndarray | None = None) -> list[Path]:
+        """`<stem>.json`; with `image` also the drawing `<stem>.png`."""
+        files = super().save(folder, stem)
+        if image is not None:
+            files.append(Path(folder) / f"{stem}.png")
+            drawing.write_image(files[-1], self.overlay(image))
+        return files
+
+
 @dataclass
-class Mask(Result):
+class Mask(_OfClasses, Result):
     """Semantic segmentation in the size of the original image.
 
     Args:
@@ -83,12 +104,9 @@ class Mask(Result):
             ],
         }
 
-    def _class_name(self, index: int) -> str:
-        return self.class_names[index] if index < len(self.class_names) else str(index)
-
 
 @dataclass
-class Classes(Result):
+class Classes(_Drawn, Result):
     """Image classification.
 
     Args:
@@ -118,14 +136,6 @@ class Classes(Result):
         pen.text((2, 2), text, fill=(255, 255, 255))
         return np.asarray(picture)
 
-    def save(self, folder: str | Path, stem: str, image: np.ndarray | None = None) -> list[Path]:
-        """`<stem>.json`; with `image` also the drawing `<stem>.png`."""
-        files = super().save(folder, stem)
-        if image is not None:
-            files.append(Path(folder) / f"{stem}.png")
-            drawing.write_image(files[-1], self.overlay(image))
-        return files
-
     def to_json(self) -> dict[str, Any]:
         """The `top` best classes with id, name and score."""
         best = [
@@ -134,12 +144,9 @@ class Classes(Result):
         ]
         return {"name": self.name, "classes": best}
 
-    def _class_name(self, index: int) -> str:
-        return self.class_names[index] if index < len(self.class_names) else str(index)
-
 
 @dataclass
-class Boxes(Result):
+class Boxes(_Drawn, Result):
     """Objects found in an image.
 
     Args:
@@ -169,14 +176,6 @@ class Boxes(Result):
         texts = [f"{self._class_name(int(k))} {s:.2f}" for k, s in zip(classes, self.scores[keep])]
         return drawing.draw_boxes(image, self.boxes[keep], colours, texts)
 
-    def save(self, folder: str | Path, stem: str, image: np.ndarray | None = None) -> list[Path]:
-        """`<stem>.json`; with `image` also the drawing `<stem>.png`."""
-        files = super().save(folder, stem)
-        if image is not None:
-            files.append(Path(folder) / f"{stem}.png")
-            drawing.write_image(files[-1], self.overlay(image))
-        return files
-
     def to_json(self) -> dict[str, Any]:
         """All objects in their order, with class id, name, score and box [x1, y1, x2, y2]."""
         objects = [
@@ -189,9 +188,6 @@ class Boxes(Result):
             for k, s, box in zip(self.classes, self.scores, self.boxes.astype(np.float64))
         ]
         return {"name": self.name, "objects": objects}
-
-    def _class_name(self, index: int) -> str:
-        return self.class_names[index] if index < len(self.class_names) else str(index)
 
 
 @dataclass
