@@ -21,7 +21,7 @@ from paddle import Tensor, nn
 
 import ppvision
 from ppvision.config import Component, Config, build, check, load, optimizer_spec, parse_profiler, resolve
-from ppvision.data.device import to_device
+from ppvision.data.device import to_device, use_device
 from ppvision.engine import checkpoint, distributed
 from ppvision.engine.continuity import check_continuity
 from ppvision.engine.evaluator import Evaluator
@@ -117,7 +117,7 @@ def set_device(device: str | None) -> str:
         raise UserError(
             "train.device: no usable GPU (this Paddle is a CPU build or no device is visible); use --device cpu"
         )
-    paddle.set_device(device)
+    use_device(device)
     return device
 
 

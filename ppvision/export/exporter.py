@@ -33,6 +33,7 @@ from paddle import nn
 
 import ppvision
 from ppvision.data import TRANSFORMS
+from ppvision.data.device import use_device
 from ppvision.errors import RunError, UserError, did_you_mean
 from ppvision.export import convert_onnx, parity
 from ppvision.export.deployed import OUTPUT_OPS, Deployed, output_names
@@ -123,7 +124,7 @@ def export(
     cfg = load(config, overrides)
     weights = weights or cfg.model.weights
     device = paddle.get_device()
-    paddle.set_device("cpu")  # the reference of the comparison, and a graph that holds no device
+    use_device("cpu")  # the reference of the comparison, and a graph that holds no device
     try:
         with (
             paddle.utils.unique_name.guard()
@@ -157,7 +158,7 @@ def export(
             )
             export_layer(layer, Path(save_dir) if len(parts) == 1 else Path(save_dir) / name, spec)
     finally:
-        paddle.set_device(device)
+        use_device(device)
     return Path(save_dir)
 
 

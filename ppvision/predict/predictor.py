@@ -564,11 +564,12 @@ def _from_config(
     import paddle
 
     from ppvision.config import load
+    from ppvision.data.device import use_device
     from ppvision.data.transforms import build_transforms
     from ppvision.models.zoo import deployables
 
     cfg = load(source, overrides)
-    paddle.set_device(device)
+    use_device(device)
     net = build_network(cfg, weights)
     statistics = statistics_of(cfg)
     mean, std = (paddle.to_tensor(np.asarray(v, np.float32).reshape(1, -1, 1, 1)) for v in statistics)

@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ppvision.data.device import use_device
 from ppvision.engine.optimizer import AdamW
 from ppvision.engine.schedule import Cosine
 from ppvision.engine.trainer import Trainer
@@ -37,6 +38,7 @@ def fit(
         weight_decay: of matrices.
         warmup: its updates; None: a twentieth of all.
     """
+    use_device(paddle.get_device())
     method.mean, method.std = (127.5,) * 3, (64.0,) * 3
 
     def group(name, parameters):

@@ -71,14 +71,17 @@ def run_of(method: Any, seed: int, data: Path, updates: int, points: int) -> dic
     """Train a detector on shapes; at every evaluation `AP`, `AP50`, `AP_nms` (duplicates suppressed), in 0..1, and the
     `seconds` of training until then.
     """
+    import paddle
+
     from ppvision.data.coco import Coco
-    from ppvision.data.device import to_device
+    from ppvision.data.device import to_device, use_device
     from ppvision.data.loader import Loader
     from ppvision.data.transforms import Compose, RandomFlip
     from ppvision.engine.optimizer import AdamW
     from ppvision.engine.schedule import Step
     from ppvision.engine.trainer import Trainer
 
+    use_device(paddle.get_device())
     method.mean, method.std = STATISTICS
     scenes = InMemory(Coco(str(data), "train"))
     loader = Loader(scenes, Compose([RandomFlip()]), batch_size=BATCH, shuffle=True, seed=seed, drop_last=True)
