@@ -198,8 +198,8 @@ def digits(settings: Settings) -> Outcome:
     values = []
     for seed in settings.seeds:
         paddle.seed(seed)
-        layout = dict(width=32, depths=(1, 2), windows=(4, 4), fused_stages=2, gld="conv", image_size=32)
-        method = Classification(network({"fusion": "maf"}, {}, num_classes=10, **layout))
+        layout = dict(width=32, depths=(1, 2), windows=(4, 4), fused_stages=2, image_size=32)
+        method = Classification(network(ARMS["maf"], {}, num_classes=10, **layout))
         _arrays.fit(method, train, updates=updates, batch_size=32, lr=2e-3, seed=seed)
         values.append(_arrays.accuracy(method, test))
     verdict = PASS if min(values) > 0.95 else FAIL
@@ -281,5 +281,12 @@ EXPERIMENTS = {
         tokens,
         caveats=(SMALL, "the labels are exact, from the generator; those of a classifier are not"),
     ),
-    "digits": Experiment("scikit-learn digits at 32 pixels: above 0.95 after 10 epochs on every seed.", digits),
+    "digits": Experiment(
+        "scikit-learn digits at 32 pixels: above 0.95 after 10 epochs on every seed.",
+        digits,
+        caveats=(
+            "with global tokens by convolution instead of fixed weights the same seeds gave 0.961, 0.946, 0.966: FAIL",
+            "fixed weights were then chosen on 300 training pictures that were left out, with other seeds",
+        ),
+    ),
 }
