@@ -20,11 +20,12 @@ def maformer() -> tuple[Any, dict[str, Any]]:
 
     from ppvision.config import load
     from ppvision.methods.classification import Classification
-    from ppvision.predict.predictor import build_network
+    from ppvision.models import zoo
 
+    arguments = load("configs/maformer/maformer_fashion_mini.yml").model
     rng = np.random.default_rng(0)
     batch = pictures(rng, 64, 28) | {"label": paddle.to_tensor(rng.integers(0, 10, 64))}
-    return Classification(build_network(load("configs/maformer/maformer_fashion_mini.yml"), None)), batch
+    return Classification(zoo.create_model(arguments.type, **arguments.kwargs)), batch
 
 
 def dino() -> tuple[Any, dict[str, Any]]:
