@@ -4,6 +4,7 @@ A table stands between two comments and is replaced as a whole:
 
     <!-- table: rtformer_published -->      rows of results/rtformer_published.json
     <!-- keys: Train -->                    keys of a recipe's section, from the dataclass in ppvision/config/schema.py
+    <!-- claims: maformer -->               what experiments found, good or bad: results/claims/maformer_*.json
     <!-- names: ppvision.data.TRANSFORMS --> short names of components, with the first sentence of each docstring
     <!-- end of table -->
 
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-MARKER = re.compile(r"(<!-- (table|keys|names): ([\w.]+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
+MARKER = re.compile(r"(<!-- (table|keys|names|claims): ([\w.]+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 SOURCES = ("upstream", "paper")
 REQUIRED = {
     "published": {"model": str, "data": str, "metrics": dict, "source": str, "reference": str},
@@ -209,11 +210,38 @@ def render_names(dotted: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def render_claims(system: str, folder: Path) -> str:
+    """Every experiment of a system that was run: its claim, the verdict and why, caveats, and where that comes from."""
+    lines = ["| Experiment | Claim | Verdict | Found | Source |", "|---|---|---|---|---|"]
+    paths = sorted(folder.glob(f"{system}_*.json"))
+    for path in paths:
+        try:
+            claim = json.loads(path.read_text("utf-8"))
+            if claim["system"] != system:
+                continue
+            if claim["quick"]:
+                raise Fault(f"{path.name}: a quick run is no result")
+            found = "; ".join([claim["reason"], *(f"*{text}*" for text in claim["caveats"])])
+            row = {**claim, "kind": "measured", "seed": None}
+            cells = [f"`{claim['experiment']}`", claim["claim"], claim["verdict"], found, source_of(row)]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Fault(f"{path.name}: {type(error).__name__}: {error}") from None
+        lines.append("| " + " | ".join(" ".join(text.replace("|", "/").split()) for text in cells) + " |")
+    if not paths:
+        lines.append("| none yet | | | | |")
+    return "\n".join(lines) + "\n"
+
+
 def regenerate(text: str, results: Path, name: str = "document") -> str:
     """`text` with everything between markers made anew."""
-    if len(re.findall(r"<!-- (?:table|keys|names):", text)) != len(MARKER.findall(text)):
+    if len(re.findall(r"<!-- (?:table|keys|names|claims):", text)) != len(MARKER.findall(text)):
         raise Fault(f"{name}: a marker has no '<!-- end of table -->'")
-    render_of = {"table": lambda key: render(read(results / f"{key}.json")), "keys": render_keys, "names": render_names}
+    render_of = {
+        "table": lambda key: render(read(results / f"{key}.json")),
+        "claims": lambda system: render_claims(system, results / "claims"),
+        "keys": render_keys,
+        "names": render_names,
+    }
     return MARKER.sub(lambda match: match[1] + render_of[match[2]](match[3]) + match[5], text)
 
 

@@ -111,6 +111,21 @@ class TestRender:
         assert "| `batch_size` | int >= 1 | `2` |" in text
         assert "| `amp` | O0, O1, O2 | `O0` |" in text
 
+    def test_claims_are_told_with_verdict_caveats_and_source(self, tmp_path):
+        claim = {"system": "a", "experiment": "x", "claim": "More | less.", "verdict": "FAIL", "reason": "0.1 less"}
+        claim |= {"caveats": ["small"], "quick": False, "seeds": [0], "figures": {}, "command": "run a x"}
+        claim |= {"machine": {"cores": 2, "cpu": "C"}, "versions": {"paddlepaddle": "3.3.1"}, "date": "2026-01-01"}
+        (tmp_path / "a_x.json").write_text(json.dumps(claim), "utf-8")
+        (tmp_path / "a_b_x.json").write_text(json.dumps({**claim, "system": "a_b"}), "utf-8")
+        text = tables.render_claims("a", tmp_path)
+        assert text.splitlines()[2:] == [
+            "| `x` | More / less. | FAIL | 0.1 less; *small* | measured 2026-01-01, 2 x C, Paddle 3.3.1: `run a x` |"
+        ]
+        assert "none yet" in tables.render_claims("c", tmp_path)
+        (tmp_path / "a_x.json").write_text(json.dumps({**claim, "quick": True}), "utf-8")
+        with pytest.raises(tables.Fault, match="quick run"):
+            tables.render_claims("a", tmp_path)
+
     def test_names_come_from_the_name_tables(self):
         text = tables.render_names("ppvision.data.TRANSFORMS")
         assert "| `RandomFlip` | `p=0.5`" in text
