@@ -63,10 +63,12 @@ help:
 	@touch $@
 
 # Upstream packages live apart: their requirements contradict each other and ours, so they come without dependencies.
-.venv-oracles/.ready: requirements/upstream.txt | .venv/bin/python
+.venv-oracles/.ready: requirements/upstream.txt requirements/upstream_apart.txt | .venv/bin/python
 	@echo "[setup] upstream packages in .venv-oracles"
 	@test -x .venv-oracles/bin/python || $(PYTHON) -m venv .venv-oracles || { rm -rf .venv-oracles; exit 1; }
 	@.venv-oracles/bin/python -m pip install -qq --no-deps --requirement requirements/upstream.txt
+	@.venv-oracles/bin/python -m pip install -qq --no-deps --upgrade --target .venv-oracles/apart \
+		--requirement requirements/upstream_apart.txt
 	@touch $@
 
 oracles: .venv-oracles/.ready

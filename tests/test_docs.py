@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "results/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RECIPES = sorted(path for path in (ROOT / "configs").glob("*/*.yml") if path.parent.name != "_base_")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-GENERATED = re.compile(r"<!-- (?:table|keys|names): .*?<!-- end of table -->", re.DOTALL)
+GENERATED = re.compile(r"<!-- (?:table|keys|names|claims): .*?<!-- end of table -->", re.DOTALL)
 TARGETS = set(re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)[1].split())
 
 

@@ -98,11 +98,12 @@ def features(folder: Path, name: str) -> dict:
 
 
 def detection(folder: Path, name: str) -> dict:
-    """Sections of a recipe for a detector, with groups of queries beside the deployed ones."""
+    """Sections of a recipe for a detector, with groups of queries beside the deployed ones if it has queries."""
     data = write_shapes(folder / "data", 6, 4, seed=0)
+    queries = hasattr(zoo.network_class(name), "own_queries")
     return {
         "model": {"type": name, "num_classes": 4},
-        "method": {"type": "group_detr", "groups": 2},
+        "method": {"type": "group_detr", "groups": 2} if queries else {"type": "dense_detection"},
         "data": {"type": "coco", "root": str(data), "workers": 0, "train": {"split": "train"}, "val": {"split": "val"}},
         "eval": {"metrics": ["coco"], "batch_size": 2},
     }
@@ -238,8 +239,8 @@ def pretrained(idx, tmp_path_factory) -> tuple[Path, list[str], Path]:
 
 
 class TestSmallRecipes:
-    """configs/maformer/*_mini.yml and configs/cae_v2/*_mini.yml as they are, but for length, data and teacher's
-    weights (fetched in earnest, random here)."""
+    """configs/maformer/*_mini.yml, configs/cae_v2/*_mini.yml and those of the convolutional detector as they are, but
+    for length, data and teacher's weights (fetched or trained in earnest, random here)."""
 
     def test_pre_training_exports_the_encoder_alone(self, pretrained, tmp_path):
         recipe, overrides, run = pretrained
@@ -307,6 +308,27 @@ class TestSmallRecipes:
         (result,) = ppvision.Predictor(str(folder))([str(photo)])
         result.save(tmp_path / "pictures", "street", image=cv2.imread(str(photo))[:, :, ::-1].copy())
         assert cv2.imread(str(tmp_path / "pictures/street_overlay.jpg")).shape == (128, 256, 3)
+
+    @pytest.mark.parametrize("recipe", ["retinanet/retinanet_shapes_mini", "kd_detr/kd_dino_retinanet_shapes_mini"])
+    def test_a_convolutional_detector_alone_and_with_a_teacher(self, recipe, tmp_path, monkeypatch):
+        """The teacher has random weights; neither checkpoint nor export knows it."""
+        recipe = ROOT / f"configs/{recipe}.yml"
+        data = write_shapes(tmp_path / "data", 8, 6, seed=0)
+        overrides = [f"data.root={data}", *SHORT, "schedule.warmup_iters=0"]
+        if distilled := "kd_detr" in recipe.parts:
+            overrides.append("method.teacher.weights=null")
+        figures = train_with_a_kill(recipe, tmp_path / "run", overrides, monkeypatch)
+        straight = ppvision.train(recipe, [*overrides, f"train.save_dir={tmp_path}/straight"])
+        assert figures == straight and "mAP" in figures
+        assert_same_checkpoint(tmp_path / "run/iter_4", tmp_path / "straight/iter_4")
+        held = json.loads((tmp_path / "run/latest/state.json").read_text())["frozen"].keys()
+        assert held == ({"teacher"} if distilled else set())
+        assert not [k for k in read(tmp_path / "run/latest/method.pdparams") if "teacher" in k]
+        terms = {k for r in records(tmp_path / "run") for k in r.get("parts", r)}
+        assert ("anchors/cls" in terms) == distilled and "main/box" in terms
+        folder = exported(recipe, tmp_path / "run/latest", tmp_path / "export", overrides)
+        (result,) = ppvision.Predictor(str(folder))([np.full([64, 64, 3], 90, "u1")])
+        assert result.boxes.shape[1] == 4 and len(result.scores) == len(result.classes)
 
     def classes(self, folder: Path) -> None:
         """Class names and a picture from an exported classifier."""

@@ -31,7 +31,8 @@ class Deployed(nn.Layer):
         std: likewise.
         output_op: "argmax" int32 class ids over axis 1, "softmax" probabilities over axis 1, "detections" the best 300
             pairs of query and class, "none" the network's outputs.
-        explain: of a network that chooses queries by rank, also what it chose (`Detr.explained`); with "none" only.
+        explain: of a network that chooses queries by rank, or drops duplicates, also what it chose and kept
+            (`Detr.explained`, `RetinaNet.explained`); with "none" only.
     """
 
     def __init__(
@@ -53,10 +54,15 @@ class Deployed(nn.Layer):
         self.std = np.asarray(std, np.float32).reshape(1, -1, 1, 1)
         self.output_op, self.explain = output_op, explain
 
-    def forward(self, x: Tensor, chosen: Tensor | None = None) -> Tensor | list[Tensor]:
-        """[B,3,H,W] -> tensor(s) as described by `output_op`; with `explain`, `chosen` tells what to choose."""
+    def forward(self, x: Tensor, chosen: Tensor | None = None, kept: Tensor | None = None) -> Tensor | list[Tensor]:
+        """[B,3,H,W] -> tensor(s) as described by `output_op`; with `explain`, `chosen` tells what to choose and `kept`
+        what to keep of it.
+        """
         image = (x - paddle.to_tensor(self.mean)) / paddle.to_tensor(self.std)
-        output = self.net.explained(image, chosen) if self.explain else self.net(image)
+        if self.explain:
+            output = self.net.explained(image, chosen) if kept is None else self.net.explained(image, chosen, kept)
+        else:
+            output = self.net(image)
         if self.output_op == "none":
             if isinstance(output, Mapping):
                 return list(output.values())

@@ -8,6 +8,7 @@ from typing import Any
 
 NAMES: dict[str, str] = {
     "cross_entropy": "ppvision.losses.cross_entropy:CrossEntropy",
+    "dense_loss": "ppvision.losses.dense_detection:DenseLoss",
     "set_loss": "ppvision.losses.detection:SetLoss",
     "soft_cross_entropy": "ppvision.losses.soft_cross_entropy:SoftCrossEntropy",
 }

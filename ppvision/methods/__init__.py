@@ -7,8 +7,10 @@ from typing import Any
 
 NAMES: dict[str, str] = {
     "cae_v2": "ppvision.methods.cae_v2:CaeV2Pretraining",
+    "dense_detection": "ppvision.methods.dense_detection:DenseDetection",
     "detr": "ppvision.methods.detr:DetrTraining",
     "group_detr": "ppvision.methods.group_detr:GroupDetr",
+    "kd_dense": "ppvision.methods.kd_dense:KdDense",
     "kd_detr": "ppvision.methods.kd_detr:KdDetr",
     "linear_probe": "ppvision.methods.probe:LinearProbe",
     "supervised": "ppvision.methods.supervised:Supervised",

@@ -93,6 +93,7 @@ _DAB_DETR = "ppvision.models.dab_detr:dab_detr"
 _DEFORMABLE_DETR = "ppvision.models.deformable_detr:deformable_detr"
 _RESNET = "ppvision.models.resnet:resnet"
 _DINO = "ppvision.models.dino:dino"
+_RETINANET = "ppvision.models.retinanet:retinanet"
 _VIT_DET = "ppvision.models.vit_det:vit_det"
 _PADDLEDET = "https://bj.bcebos.com/v1/paddledet/models"
 _RTFORMER_TABLE = "PaddleSeg configs/rtformer/README.md"
@@ -316,6 +317,10 @@ ZOO: dict[str, Entry] = {
         },
     ),
     "group_detr_v2_debug": Entry(_DINO, "debug_vit", "detection", (64, 96)),
+    "retinanet_r18": Entry(_RETINANET, "r18", "detection", (800, 1088)),
+    "retinanet_r50": Entry(_RETINANET, "r50", "detection", (800, 1088)),
+    "retinanet_r101": Entry(_RETINANET, "r101", "detection", (800, 1088)),
+    "retinanet_debug": Entry(_RETINANET, "debug", "detection", (64, 96)),
 }
 
 

@@ -14,8 +14,9 @@ __all__ = ["ConvStem"]
 
 
 class ConvStem(nn.Layer):
-    """[B,3,H,W] -> one map of stride 8, "c3": convolutions 3x3, each with group norm and ReLU; the first three have
-    stride 2. No batch norm, so that small batches and accumulation do no harm.
+    """[B,3,H,W] -> a map of stride 8, "c3", and on the way there one of stride 4, "c2": convolutions 3x3, each with
+    group norm and ReLU; the first three have stride 2. No batch norm, so that small batches and accumulation do no
+    harm.
 
     Args:
         widths: channels of each convolution, at least three; multiples of 4.
@@ -31,14 +32,15 @@ class ConvStem(nn.Layer):
             for i, (a, b) in enumerate(zip(inputs, widths, strict=True))
         )
         self.norms = nn.LayerList(GroupNorm(4, width) for width in widths)
-        self.feature_channels, self.feature_strides = {"c3": widths[-1]}, {"c3": 8}
+        self.feature_channels, self.feature_strides = {"c2": widths[1], "c3": widths[-1]}, {"c2": 4, "c3": 8}
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
-        """{"c3": [B,C,H/8,W/8]}, sides rounded up."""
-        x = image
+        """{"c2": [B,C,H/4,W/4], "c3": [B,C,H/8,W/8]}, sides rounded up."""
+        x, maps = image, []
         for conv, norm in zip(self.convs, self.norms):
             x = F.relu(norm(conv(x)))
-        return {"c3": x}
+            maps.append(x)
+        return {"c2": maps[1], "c3": x}
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         return self.features(image)

@@ -119,6 +119,32 @@ class TestChoices:
         assert self.errors(choice) > 0.1
 
 
+class TestSuppression:
+    """Networks that also drop duplicates: a pair at the limit may be judged as the backend does, no other."""
+
+    excess = np.full((1, 3, 3), -1.0)
+    excess[0, 1, 0], excess[0, 2, 1], excess[0, 2, 0] = 5e-5, 0.2, -0.4  # 1 just overlaps 0, 2 overlaps 1 clearly
+
+    def reference(self, x, chosen=None, kept=None):
+        chosen = np.array([[4, 1, 2]]) if chosen is None else chosen
+        kept = np.array([[1.0, 0.0, 1.0]]) if kept is None else kept
+        scores = np.array([[0.0, 2.0, 1.0, 0.5, 3.0]])
+        return [np.where(kept[..., None] > 0, 5.0, -20.0), chosen + 0.5, chosen, scores, kept, self.excess]
+
+    def errors(self, *told):
+        outputs = self.reference(None, *(np.array([t]) for t in told))
+        wanted, given = parity.settled(self.reference, None, self.reference(None), outputs, 1e-4)
+        return parity.relative_errors(wanted, given)[0]
+
+    def test_a_pair_at_the_limit(self):
+        assert self.errors([4, 1, 2], [1.0, 0.0, 1.0]) == 0
+        assert self.errors([4, 1, 2], [1.0, 1.0, 0.0]) == 0  # 1 stays, and then 2 goes
+
+    @pytest.mark.parametrize("kept", [[1.0, 1.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    def test_what_no_greedy_rule_keeps(self, kept):
+        assert self.errors([4, 1, 2], kept) > 0.1
+
+
 class TestRun:
     def test_a_reference_that_is_not_finite(self):
         graph = Graph("m", "p")

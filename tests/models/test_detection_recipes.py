@@ -11,7 +11,10 @@ from ppvision.models import zoo
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PUBLISHED = sorted([*CONFIGS.glob("dab_detr/*_50e.yml"), *CONFIGS.glob("deformable_detr/*_50e.yml")])
-MINI = ["dab_detr/dab_detr_shapes_mini", "dino/dino_bear_mini", "group_detr_v2/group_dino_shapes_mini"]
+MINI = [
+    *("dab_detr/dab_detr_shapes_mini", "dino/dino_bear_mini", "group_detr_v2/group_dino_shapes_mini"),
+    *("retinanet/retinanet_shapes_mini", "kd_detr/kd_dino_retinanet_shapes_mini"),
+]
 
 # published AP on val2017, where a source was read first-hand
 EXPECTED = {
@@ -65,3 +68,31 @@ def test_miniature(name):
     text = path.read_text()
     assert f"configs/{name}.yml" in text and "ppvision data fetch " in text and "No published figure.  Ours: " in text
     assert cfg.model.type.endswith("_debug") and cfg.data.root.startswith("data/")
+
+
+@pytest.mark.parametrize("name", ["retinanet_r18_coco_12e", "retinanet_r50_coco_12e"])
+def test_retinanet(name):
+    path = CONFIGS / f"retinanet/{name}.yml"
+    cfg, text = load(str(path)), path.read_text()
+    check(cfg)
+    assert (cfg.method.type, cfg.train.epochs, cfg.train.batch_size) == ("dense_detection", 12, 2)
+    spec = cfg.optimizer.kwargs
+    assert (cfg.optimizer.type, spec["lr"], spec["momentum"], spec["weight_decay"]) == ("momentum", 0.01, 0.9, 1e-4)
+    assert cfg.model.weights == zoo.entry(cfg.model.type.replace("retinanet_r", "resnet")).weights
+    assert f"configs/retinanet/{name}.yml" in text and "Ours: not trained" in text and "arXiv:" in text
+    assert ("Published AP on val2017: 37.5 (PaddleDetection" if "r50" in name else "Published AP: none") in text
+
+
+def test_a_convolutional_student_is_the_plain_recipe_with_a_teacher():
+    from ppvision.models.retinanet import RetinaNet
+
+    path = CONFIGS / "kd_detr/kd_dino_r50_retinanet_r50_coco_12e.yml"
+    cfg, plain = load(str(path)), load(str(CONFIGS / "retinanet/retinanet_r50_coco_12e.yml"))
+    check(cfg)
+    assert cfg.method.type == "kd_dense" and cfg.method.kwargs["points"] == 300
+    assert (cfg.model.type, cfg.method.kwargs["teacher"]["type"]) == ("retinanet_r50", "dino_r50")
+    assert zoo.network_class(cfg.model.type) is RetinaNet
+    ours, theirs = cfg.to_dict(), plain.to_dict()
+    assert {k for k in ours if ours[k] != theirs[k]} <= {"method"}
+    text = path.read_text()
+    assert "Published AP: none for this pair" in text and "Faster R-CNN" in text and "+2.1" in text

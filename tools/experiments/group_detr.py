@@ -67,7 +67,7 @@ def fit(arm: str, seed: int, data: Path, updates: int, points: int) -> dict[str,
     return run_of(method, seed, data, updates, points)
 
 
-def run_of(method: Any, seed: int, data: Path, updates: int, points: int) -> dict[str, list[float]]:
+def run_of(method: Any, seed: int, data: Path, updates: int, points: int, lr: float = LR) -> dict[str, list[float]]:
     """Train a detector on shapes; at every evaluation `AP`, `AP50`, `AP_nms` (duplicates suppressed), in 0..1, and the
     `seconds` of training until then.
     """
@@ -87,8 +87,8 @@ def run_of(method: Any, seed: int, data: Path, updates: int, points: int) -> dic
     loader = Loader(scenes, Compose([RandomFlip()]), batch_size=BATCH, shuffle=True, seed=seed, drop_last=True)
 
     def group(name: str, parameters: dict) -> tuple:
-        rate = Step(LR, updates, milestones=[10 / 12])
-        return AdamW(parameters, lr=LR, weight_decay=1e-4), rate
+        rate = Step(lr, updates, milestones=[10 / 12])
+        return AdamW(parameters, lr=lr, weight_decay=1e-4), rate
 
     trainer = Trainer(method, group, seed=seed, clip_norm=1.0)
     out: dict[str, list[float]] = {"AP": [], "AP50": [], "AP_nms": [], "seconds": []}
