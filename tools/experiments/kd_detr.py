@@ -363,8 +363,8 @@ EXPERIMENTS = {
             "nothing is published for a RetinaNet",
             "the teacher is one network, trained once with 4 groups of queries; seeds are of the students",
             "an update with distillation costs more, and the student alone is not given the difference",
-            "a first run, with 4, 5 and 2 for weights, gave -16.1 AP; nine variants of weights, classes and points were "
-            "then tried with another seed and gave nothing (300 updates), so the method's own weights are used",
+            "a first run, with 4, 5 and 2 for weights, gave -16.1 AP; nine variants of weights, classes and points, "
+            "tried with another seed, gave nothing (300 updates), so the method's own weights are used",
         ),
     ),
 }
