@@ -14,9 +14,11 @@ import yaml
 
 import ppvision
 from ppvision.data.fetch import fetch
+from ppvision.errors import UserError
 from ppvision.models.weights import read
 
 CLASSES = 8
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +116,20 @@ def test_mixing_and_augmentation_resume_bit_by_bit(recipe, method, tmp_path):
         assert not [k for k in whole if not np.array_equal(whole[k], parts[k])]
     exported = read(tmp_path / "whole" / "iter_4" / "model.pdparams")
     assert not [k for k in exported if k.startswith("token_head")]
+
+
+def test_fashion_mnist_in_short(tmp_path):
+    """The miniature recipe on 60,000 real garments, for 400 of its updates, which is less than half an epoch."""
+    try:
+        folder = fetch("fashion_mnist", root=tmp_path)
+    except UserError as error:
+        pytest.skip(f"Debian's registry cannot be reached from everywhere: {error}")
+    figures = ppvision.train(
+        ROOT / "configs/maformer/maformer_fashion_mini.yml",
+        [
+            *(f"train.save_dir={tmp_path / 'run'}", f"data.root={folder / 'idx'}", "train.seed=0"),
+            *("train.epochs=null", "train.iters=400", "train.save_interval=400", "eval.interval=400"),
+            *("train.ema=null", "schedule.warmup_iters=40"),
+        ],
+    )
+    assert figures["top1"] > 0.80
