@@ -18,8 +18,9 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from ppvision.data.device import tensor_of
 from ppvision.errors import UserError, at_least, require, within
-from ppvision.losses.detection import Targets, _tensor, objects, sigmoid_focal
+from ppvision.losses.detection import Targets, objects, sigmoid_focal
 from ppvision.nn.anchors import Dense, encode_boxes
 from ppvision.nn.boxes import cxcywh_to_xyxy, pairwise_iou
 
@@ -69,7 +70,7 @@ class DenseLoss(nn.Layer):
             counts: [B], how many of them are objects and no padding.
         """
         with paddle.no_grad():
-            real = _tensor(np.arange(boxes.shape[1]) < np.asarray(counts)[:, None]).unsqueeze(-1)  # [B,G,1]
+            real = tensor_of(np.arange(boxes.shape[1]) < np.asarray(counts)[:, None]).unsqueeze(-1)  # [B,G,1]
             overlap = pairwise_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(anchors).unsqueeze(0))
             overlap = paddle.where(real, overlap, paddle.full_like(overlap, -1.0))
             best = overlap.max(-1, keepdim=True)

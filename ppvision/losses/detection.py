@@ -25,6 +25,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from ppvision.data.device import tensor_of
 from ppvision.errors import ArgumentError, RunError, UserError, at_least, within
 from ppvision.nn.boxes import cxcywh_to_xyxy, giou, pairwise_giou, xyxy_to_cxcywh
 
@@ -74,16 +75,16 @@ class Targets:
         real = np.arange(padded.shape[1]) < counts[:, None]
         padded[real] = np.concatenate(kept)
         shape = [*padded.shape, 4]
-        whole = _tensor(np.array([0.5, 0.5, 1.0, 1.0], np.float32))
+        whole = tensor_of(np.array([0.5, 0.5, 1.0, 1.0], np.float32))
         if not counts.any():
             boxes = whole.expand(shape)
         else:
             size = batch["inner"].astype("float32").flip([1]).tile([1, 2]).unsqueeze(1)  # w, h, w, h
-            chosen = paddle.gather(batch["boxes"].astype("float32"), _tensor(padded.flatten())).reshape(shape)
-            boxes = paddle.where(_tensor(real).unsqueeze(-1), xyxy_to_cxcywh(chosen / size), whole)
+            chosen = paddle.gather(batch["boxes"].astype("float32"), tensor_of(padded.flatten())).reshape(shape)
+            boxes = paddle.where(tensor_of(real).unsqueeze(-1), xyxy_to_cxcywh(chosen / size), whole)
         known = np.zeros(padded.shape, np.int64)
         known[real] = labels[padded[real]]
-        return cls(boxes, _tensor(known), counts, known, list(batch.get("name", ())))
+        return cls(boxes, tensor_of(known), counts, known, list(batch.get("name", ())))
 
     @property
     def total(self) -> int:
@@ -342,8 +343,8 @@ class SetLoss(nn.Layer):
             nothing = 0.0 * answers.boxes.sum([1, 2, 3])  # every part of the network keeps a gradient
             return {"cls": background, "l1": nothing, "giou": nothing}
         shape = matches.rows.shape
-        row = _tensor((matches.rows + np.arange(num_layers)[:, None] * (batch * count)).flatten())
-        column, label = (_tensor(x.flatten()) for x in (matches.columns, matches.classes))
+        row = tensor_of((matches.rows + np.arange(num_layers)[:, None] * (batch * count)).flatten())
+        column, label = (tensor_of(x.flatten()) for x in (matches.columns, matches.classes))
         logit = paddle.gather(answers.logits.flatten(), row * num_classes + label)
         box = paddle.gather(answers.boxes.reshape([-1, 4]), row)
         target = paddle.gather(targets.boxes.reshape([-1, 4]), column)
@@ -362,10 +363,3 @@ class SetLoss(nn.Layer):
 def objects(count: Tensor | float) -> Tensor | float:
     """A divisor: the number of objects, at least 1."""
     return count.clip(min=1.0) if isinstance(count, Tensor) else max(float(count), 1.0)
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    """A tensor with the array's content; `paddle.to_tensor` leaks a list at every call (Paddle 3.3.1)."""
-    tensor = paddle.empty(array.shape, dtype=str(array.dtype))
-    tensor.set_value(array)
-    return tensor

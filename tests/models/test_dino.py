@@ -469,18 +469,9 @@ class TestExport:
                 np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
     @pytest.mark.parametrize("onednn", [False, True])
-    def test_paddle_inference(self, exported, onednn):
-        from paddle import inference
-
+    def test_paddle_inference(self, exported, onednn, paddle_predictor):
         net, stem = exported
-        config = inference.Config(f"{stem}.json", f"{stem}.pdiparams")
-        config.disable_glog_info()
-        if onednn:
-            config.enable_mkldnn()
-            config.delete_pass("onednn_placement_pass")  # the pass breaks F.interpolate on Paddle 3.3
-        else:
-            config.disable_mkldnn()
-        predictor = inference.create_predictor(config)
+        predictor = paddle_predictor(stem, onednn)
         for shape in self.SHAPES:
             image = picture(*shape)
             out = [x.numpy() for x in predictor.run([image])]

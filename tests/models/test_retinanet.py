@@ -302,18 +302,9 @@ class TestExport:
             self.assert_same(session.run(None, {"image": image.numpy()}), net, image)
 
     @pytest.mark.parametrize("onednn", [False, True])
-    def test_paddle_inference(self, exported, onednn):
-        from paddle import inference
-
+    def test_paddle_inference(self, exported, onednn, paddle_predictor):
         net, stem = exported
-        config = inference.Config(f"{stem}.json", f"{stem}.pdiparams")
-        config.disable_glog_info()
-        if onednn:
-            config.enable_mkldnn()
-            config.delete_pass("onednn_placement_pass")  # the pass breaks F.interpolate on Paddle 3.3
-        else:
-            config.disable_mkldnn()
-        predictor = inference.create_predictor(config)
+        predictor = paddle_predictor(stem, onednn)
         for shape in self.SHAPES:
             image = picture(*shape)
             self.assert_same([x.numpy() for x in predictor.run([image])], net, image)

@@ -190,18 +190,9 @@ class TestExport:
             assert_close(measured, net(**inputs).numpy())
 
     @pytest.mark.parametrize(("backend", "onednn"), INFERENCE)
-    def test_paddle_inference_equals_eager(self, exported, backend, onednn):
-        from paddle import inference
-
+    def test_paddle_inference_equals_eager(self, exported, backend, onednn, paddle_predictor):
         name, net, stem = exported
-        config = inference.Config(f"{stem}.json", f"{stem}.pdiparams")
-        config.disable_glog_info()
-        if onednn:
-            config.enable_mkldnn()
-            config.delete_pass("onednn_placement_pass")  # the pass breaks F.interpolate on Paddle 3.3
-        else:
-            config.disable_mkldnn()
-        predictor = inference.create_predictor(config)
+        predictor = paddle_predictor(stem, onednn)
         for batch, *size in SHAPES:
             inputs = zoo.example_inputs(name, batch, size)
             (measured,) = predictor.run(list(inputs.values()))

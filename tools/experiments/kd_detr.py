@@ -238,10 +238,12 @@ def step_time(settings: Settings, arms: tuple[str, str] = ("B0", "B6")) -> dict[
     """
     import paddle
 
+    from ppvision.data.device import use_device
     from ppvision.engine.optimizer import AdamW
     from ppvision.engine.schedule import Constant
     from ppvision.engine.trainer import Trainer
 
+    use_device(paddle.get_device())
     rng = np.random.default_rng(0)
     batch = {
         "image": paddle.to_tensor(rng.integers(0, 256, (16, 64, 64, 3)).astype("uint8")),
@@ -363,7 +365,7 @@ EXPERIMENTS = {
             "nothing is published for a RetinaNet",
             "the teacher is one network, trained once with 4 groups of queries; seeds are of the students",
             "an update with distillation costs more, and the student alone is not given the difference",
-            "a first run, with 4, 5 and 2 for weights, gave -16.1 AP; nine variants of weights, classes and points, "
+            "a first run, with 4, 5 and 2 for weights, gave -16.1 AP; a dozen variants of weights, classes and points, "
             "tried with another seed, gave nothing (300 updates), so the method's own weights are used",
         ),
     ),
