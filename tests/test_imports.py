@@ -16,10 +16,11 @@ PACKAGE = ROOT / "ppvision"
 # What each part may import directly; what those may import is allowed as well.
 DIRECT = {
     "errors": set(),
+    "device": set(),
     "config": {"errors"},
-    "nn": {"errors", "config"},
+    "nn": {"errors", "config", "device"},
     "models": {"nn"},
-    "data": {"errors", "config"},
+    "data": {"errors", "config", "device"},
     "losses": {"nn"},
     "metrics": {"predict"},
     "predict": {"models", "data"},

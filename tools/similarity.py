@@ -42,8 +42,8 @@ def draw(args: argparse.Namespace) -> list[Path]:
 
     from ppvision.config import load
     from ppvision.data import build_transforms
+    from ppvision.data.batch import to_device
     from ppvision.data.collate import collate
-    from ppvision.data.device import to_device
     from ppvision.engine.run import build_data, load_method, load_model
     from ppvision.errors import UserError
     from ppvision.methods.cae_v2 import CaeV2Pretraining

@@ -109,7 +109,7 @@ def measure(cfg: Config, steps: int, warmup: int) -> dict[str, Any]:
     """
     import paddle
 
-    from ppvision.data.device import to_device
+    from ppvision.data.batch import to_device
     from ppvision.engine.run import Run, set_device
     from ppvision.predict.predictor import task_name
     from ppvision.predict.task import create_task

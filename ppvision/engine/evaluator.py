@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from ppvision.data.device import normalise, to_device
+from ppvision.data.batch import normalise, to_device
 from ppvision.engine import distributed
 from ppvision.errors import UserError
 from ppvision.methods.base import Method

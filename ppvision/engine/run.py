@@ -21,7 +21,8 @@ from paddle import Tensor, nn
 
 import ppvision
 from ppvision.config import Component, Config, build, check, load, optimizer_spec, parse_profiler, resolve
-from ppvision.data.device import to_device, use_device
+from ppvision.data.batch import to_device
+from ppvision.device import use_device
 from ppvision.engine import checkpoint, distributed
 from ppvision.engine.continuity import check_continuity
 from ppvision.engine.evaluator import Evaluator

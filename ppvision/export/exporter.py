@@ -33,7 +33,7 @@ from paddle import nn
 
 import ppvision
 from ppvision.data import TRANSFORMS
-from ppvision.data.device import use_device
+from ppvision.device import use_device
 from ppvision.errors import RunError, UserError, did_you_mean
 from ppvision.export import convert_onnx, parity
 from ppvision.export.deployed import OUTPUT_OPS, Deployed, output_names

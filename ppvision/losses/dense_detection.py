@@ -18,7 +18,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from ppvision.data.device import tensor_of
+from ppvision.device import tensor_of
 from ppvision.errors import UserError, at_least, require, within
 from ppvision.losses.detection import Targets, objects, sigmoid_focal
 from ppvision.nn.anchors import Dense, encode_boxes

@@ -25,7 +25,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from ppvision.data.device import tensor_of
+from ppvision.device import tensor_of
 from ppvision.errors import ArgumentError, RunError, UserError, at_least, within
 from ppvision.nn.boxes import cxcywh_to_xyxy, giou, pairwise_giou, xyxy_to_cxcywh
 

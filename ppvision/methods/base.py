@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from paddle import Tensor, nn
 
-from ppvision.data.device import normalise
+from ppvision.data.batch import normalise
 from ppvision.models.zoo import deployables
 
 

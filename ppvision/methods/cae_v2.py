@@ -22,7 +22,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from ppvision.data.device import normalise, to_device
+from ppvision.data.batch import normalise, to_device
 from ppvision.errors import UserError, at_least, require
 from ppvision.methods import similarity
 from ppvision.methods.base import Method

@@ -20,7 +20,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from ppvision.data.device import to_device
+from ppvision.data.batch import to_device
 from ppvision.errors import UserError, at_least, within
 from ppvision.losses import normaliser_of
 from ppvision.losses.soft_cross_entropy import SoftCrossEntropy, smoothed

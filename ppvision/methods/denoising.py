@@ -19,7 +19,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from ppvision.data.device import tensor_of
+from ppvision.device import tensor_of
 from ppvision.losses.detection import Answers, Matches, SetLoss, Targets, objects
 from ppvision.models.detr import QuerySet
 from ppvision.nn.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh

@@ -20,7 +20,7 @@ from typing import Any
 import paddle
 from paddle import Tensor, nn
 
-from ppvision.data.device import tensor_of
+from ppvision.device import tensor_of
 from ppvision.errors import ArgumentError, UserError, at_least, within
 from ppvision.losses.detection import Answers
 from ppvision.methods import denoising as dn

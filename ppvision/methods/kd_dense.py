@@ -22,7 +22,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from ppvision.data.device import tensor_of
+from ppvision.device import tensor_of
 from ppvision.errors import UserError, at_least, require, within
 from ppvision.losses.distillation import PointLoss
 from ppvision.methods.dense_detection import DenseDetection, share_of

@@ -26,7 +26,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from ppvision.data.device import tensor_of
+from ppvision.device import tensor_of
 from ppvision.errors import ArgumentError, UserError, at_least, require
 from ppvision.losses.detection import Answers, Matcher, Targets
 from ppvision.losses.distillation import PointLoss

@@ -22,7 +22,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from ppvision.data.device import to_device
+from ppvision.data.batch import to_device
 from ppvision.errors import UserError
 from ppvision.predict.overlap import greedy_pairs, pairwise_iou
 from ppvision.predict.results import Boxes, Result

@@ -564,8 +564,8 @@ def _from_config(
     import paddle
 
     from ppvision.config import load
-    from ppvision.data.device import use_device
     from ppvision.data.transforms import build_transforms
+    from ppvision.device import use_device
     from ppvision.models.zoo import deployables
 
     cfg = load(source, overrides)

@@ -4,8 +4,8 @@ import numpy as np
 import paddle
 import pytest
 
+from ppvision.data.batch import normalise, to_device
 from ppvision.data.collate import collate
-from ppvision.data.device import normalise, to_device
 from ppvision.data.fields import start
 from ppvision.data.transforms import build_transforms
 from ppvision.errors import UserError

@@ -12,8 +12,8 @@ from PIL import Image
 
 import ppvision
 from ppvision.config import load
+from ppvision.data.batch import normalise, to_device
 from ppvision.data.collate import collate
-from ppvision.data.device import normalise, to_device
 from ppvision.data.fields import start
 from ppvision.data.transforms import build_transforms
 from ppvision.errors import UserError

@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppvision.data.device import use_device
+from ppvision.device import use_device
 from ppvision.engine.optimizer import AdamW
 from ppvision.engine.schedule import Cosine
 from ppvision.engine.trainer import Trainer

@@ -73,10 +73,11 @@ def run_of(method: Any, seed: int, data: Path, updates: int, points: int, lr: fl
     """
     import paddle
 
+    from ppvision.data.batch import to_device
     from ppvision.data.coco import Coco
-    from ppvision.data.device import to_device, use_device
     from ppvision.data.loader import Loader
     from ppvision.data.transforms import Compose, RandomFlip
+    from ppvision.device import use_device
     from ppvision.engine.optimizer import AdamW
     from ppvision.engine.schedule import Step
     from ppvision.engine.trainer import Trainer
@@ -126,8 +127,8 @@ def judge(nets: dict[str, Any], data: Path) -> dict[str, float]:
     """AP and AP50 as the network answers, and AP after suppression of duplicates."""
     import paddle
 
+    from ppvision.data.batch import normalise, to_device
     from ppvision.data.coco import Coco
-    from ppvision.data.device import normalise, to_device
     from ppvision.data.loader import Loader
     from ppvision.data.transforms import Compose
     from ppvision.metrics.coco import CocoAP

@@ -111,8 +111,8 @@ def consistency(method: Any, taught: Any, data: Path) -> dict[str, float]:
     """
     import paddle
 
+    from ppvision.data.batch import normalise, to_device
     from ppvision.data.coco import Coco
-    from ppvision.data.device import normalise, to_device
     from ppvision.data.loader import Loader
     from ppvision.data.transforms import Compose
     from ppvision.methods.kd_dense import KdDense, picked, rows_of
@@ -238,7 +238,7 @@ def step_time(settings: Settings, arms: tuple[str, str] = ("B0", "B6")) -> dict[
     """
     import paddle
 
-    from ppvision.data.device import use_device
+    from ppvision.device import use_device
     from ppvision.engine.optimizer import AdamW
     from ppvision.engine.schedule import Constant
     from ppvision.engine.trainer import Trainer

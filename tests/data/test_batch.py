@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import paddle
 
-from ppvision.data.device import normalise, to_device, use_device
+from ppvision.data.batch import normalise, to_device
 
 MEAN, STD = (120.0, 110.0, 100.0), (58.0, 57.0, 56.0)
 
@@ -74,25 +74,3 @@ def test_moving_batches_leaks_no_objects():
         normalise(to_device(batch), (1.0, 2.0, 3.0), (1.0, 1.0, 1.0))
     gc.collect()
     assert len(gc.get_objects()) - before < 50
-
-
-def test_transposes_are_copies_on_the_cpu_and_stay_views_elsewhere(monkeypatch):
-    flag = "FLAGS_use_stride_kernel"
-    before = paddle.get_flags(flag)
-    try:
-        use_device("cpu")
-        assert paddle.ones([3, 4]).transpose([1, 0]).is_contiguous()
-        monkeypatch.setattr(paddle, "set_device", lambda device: None)  # there may be no GPU here
-        use_device("gpu:0")
-        assert not paddle.ones([3, 4]).transpose([1, 0]).is_contiguous()
-    finally:
-        paddle.set_flags(before)
-
-
-def test_training_chooses_its_device_this_way(monkeypatch):
-    from ppvision.engine import run
-
-    asked = []
-    monkeypatch.setattr(run, "use_device", asked.append)
-    run.set_device("cpu")
-    assert asked == ["cpu"]
