@@ -10,7 +10,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
+
+from ppvision.methods.cae_v2 import block_mask
+from ppvision.nn.vit import take_tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -154,6 +158,42 @@ class TestCaeV2:
         x[np.arange(400), label] += 6
         assert module.ridge(x[:300], label[:300], x[300:], label[300:], 3) > 0.97
         assert module.ridge(x[:300], label[:300], x[300:], rng.integers(0, 3, 100), 3) < 0.6
+
+    def test_the_teacher_is_trained_once_and_too_weak_a_one_decides_nothing(self, module, rules, monkeypatch, tmp_path):
+        settings = rules.Settings((0,), quick=True, data=tmp_path)
+        weights = module.kept_teacher(settings)
+        monkeypatch.setattr(module, "fit", lambda *_, **__: pytest.fail("trained again"))
+        assert module.kept_teacher(settings) == weights and weights.parent == tmp_path / "cae_teacher"
+        rows = {"R": 0.2, "P": 0.3, "M": 0.4, "V": 0.45, "VM": 0.46}
+
+        def found(teacher):
+            def students(tasks, _):
+                return teacher, [{"cls": rows[arm], "mean": 0.1, "cosine": 0.9} for _, arm, *_ in tasks]
+
+            monkeypatch.setattr(module, "students", students)
+            return module.positions(settings)
+
+        assert found(0.59).verdict == "UNRESOLVED" and found(0.61).verdict == "PASS"
+        rows["V"] = 0.39
+        assert found(0.61).verdict == "FAIL"
+
+    def test_agreement_with_the_teacher(self, module):
+        class Echo:  # says of each patch what the teacher says, but for one
+            min_block, draw = 3, staticmethod(block_mask)
+            eval = head = head_norm = staticmethod(lambda x=None: x)
+
+            def encode(self, image, visible):
+                return None, take_tokens(answers, visible)
+
+        rng = np.random.default_rng(0)
+        features = rng.standard_normal((4, 2, 37, 5)).astype(np.float32)
+        said = features[:, 0, 1:].copy()
+        said[:, 7] *= -1
+        answers = paddle.to_tensor(said)
+        images = rng.integers(0, 256, (4, 24, 24, 3)).astype(np.uint8)
+        found = module.agreement(Echo(), {"image": images, "features": features}, 9)
+        assert found["cosine, whole image"] == pytest.approx(34 / 36, abs=1e-4)
+        assert 25 / 27 - 1e-4 <= found["cosine, masked image"] <= 1
 
     def test_shapes_are_the_same_again(self, module):
         one, two = module.shapes24(20, 3), module.shapes24(20, 3)

@@ -8,6 +8,7 @@ specification's experiment on drawn shapes: a contrastive teacher, small student
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import subprocess
@@ -26,8 +27,9 @@ from paddle import Tensor, nn
 
 from ppvision.errors import RunError
 from ppvision.methods.base import Method
-from ppvision.methods.cae_v2 import CaeV2Pretraining
+from ppvision.methods.cae_v2 import CaeV2Pretraining, cosine_distance
 from ppvision.models import zoo
+from ppvision.models.weights import load_weights
 from ppvision.nn.vit import take_tokens
 from tools.experiments import FAIL, PASS, UNRESOLVED, Experiment, Outcome, Settings, summary
 from tools.experiments._arrays import fit
@@ -39,6 +41,10 @@ SIDE, GRID, PATCH = 24, 6, 4
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = ((220, 50, 50), (50, 200, 60), (60, 80, 230), (230, 210, 50), (200, 60, 210), (60, 210, 210))
 QUADRANTS = 4
+CLASSES = len(SHAPES) * len(COLOURS)
+SIZES, COUNTS = (6, 14), (0.5, 0.3, 0.2)  # pixels of a shape, from and below; how often a picture has one, two, three
+TEACHER = dict(images=128000, updates=5000, batch=128, lr=3e-3)
+NEEDED = 0.6  # of the teacher's own probe
 
 
 def ridge(train: np.ndarray, label: np.ndarray, test: np.ndarray, truth: np.ndarray, classes: int) -> float:
@@ -59,13 +65,18 @@ def ridge(train: np.ndarray, label: np.ndarray, test: np.ndarray, truth: np.ndar
     return float((solved(fold >= 0, best)(z) == truth).mean())
 
 
+def scaled(images: np.ndarray) -> Tensor:
+    """uint8 [N,H,W,3] as `fit` shows it to the network, [N,3,H,W]."""
+    x = (images.astype(np.float32) - MEAN[0]) / STD[0]
+    return paddle.to_tensor(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+
+
 def encoded(net: Callable[[Tensor], dict[str, Tensor]], images: np.ndarray, batch: int = 250) -> dict[str, np.ndarray]:
     """`cls` [N,D] and `mean` [N,D] of the patches, for uint8 images [N,H,W,3]."""
     rows: dict[str, list[np.ndarray]] = {"cls": [], "mean": []}
     with paddle.no_grad():
         for i in range(0, len(images), batch):
-            x = (images[i : i + batch].astype(np.float32) - MEAN[0]) / STD[0]
-            maps = net(paddle.to_tensor(x.transpose(0, 3, 1, 2)))
+            maps = net(scaled(images[i : i + batch]))
             rows["cls"].append(maps["cls"].numpy())
             rows["mean"].append(maps["tokens"].mean(1).numpy())
     return {k: np.concatenate(v) for k, v in rows.items()}
@@ -140,13 +151,13 @@ def shapes24(count: int, seed: int) -> dict[str, np.ndarray]:
     """
     rng = np.random.default_rng(seed)
     images, labels = np.empty((count, SIDE, SIDE, 3), np.uint8), np.empty(count, np.int64)
-    words = np.zeros((count, len(SHAPES) * len(COLOURS) * QUADRANTS), np.float32)
+    words = np.zeros((count, CLASSES * QUADRANTS), np.float32)
     for i in range(count):
         coarse = rng.integers(40, 170, (6, 6, 3)).astype(np.uint8)
         image = cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR).astype(np.int64)
         image = np.clip(image + rng.integers(-20, 21, image.shape), 0, 255).astype(np.uint8)
         largest = 0
-        for size in sorted(rng.integers(5, 12, rng.integers(1, 4)), reverse=True):
+        for size in sorted(rng.integers(*SIZES, rng.choice(len(COUNTS), p=COUNTS) + 1), reverse=True):
             kind, colour = int(rng.integers(len(SHAPES))), int(rng.integers(len(COLOURS)))
             y, x = (int(v) for v in rng.integers(0, SIDE - size + 1, 2))
             draw(image, SHAPES[kind], COLOURS[colour], y, x, int(size))
@@ -226,15 +237,28 @@ class Pixels(CaeV2Pretraining):
         return {"masked": F.mse_loss(output, x)}
 
 
+def kept_teacher(settings: Settings) -> Path:
+    """Weights of the contrastive teacher: one experiment leaves them for the next."""
+    plan = dict(images=512, updates=4, batch=64, lr=2e-3) if settings.quick else TEACHER
+    name = hashlib.sha256(json.dumps([plan, SIZES, COUNTS]).encode()).hexdigest()[:12]
+    path = settings.data / "cae_teacher" / f"{name}.pdparams"
+    if not path.is_file():
+        drawn = shapes24(plan["images"], 3)
+        paddle.seed(0)
+        method = Contrastive(zoo.create_model("clip_vit_debug"), drawn["words"].shape[1], 48)
+        data = {k: drawn[k] for k in ("image", "words")}
+        fit(method, data, updates=plan["updates"], batch_size=plan["batch"], lr=plan["lr"], seed=0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        paddle.save(method.model.state_dict(), str(path))
+    return path
+
+
 @functools.lru_cache(maxsize=4)
-def lesson(quick: bool) -> tuple[dict, dict, float]:
+def lesson(weights: Path, quick: bool) -> tuple[dict, dict, float]:
     """Training and test images with the teacher's features, and the teacher's own probe accuracy."""
     train, test = shapes24(512 if quick else 4000, 1), shapes24(256 if quick else 1000, 2)
-    paddle.seed(0)
     tower = zoo.create_model("clip_vit_debug")
-    method = Contrastive(tower, train["words"].shape[1], 48)
-    updates = 4 if quick else 15 * 4000 // 128
-    fit(method, {k: train[k] for k in ("image", "words")}, updates=updates, batch_size=128, lr=1e-3, seed=0)
+    load_weights(tower, str(weights))
     tower.eval()
     for part in (train, test):
         views = []
@@ -242,43 +266,68 @@ def lesson(quick: bool) -> tuple[dict, dict, float]:
             rows = []
             with paddle.no_grad():
                 for i in range(0, len(images), 250):
-                    x = (images[i : i + 250].astype(np.float32) - MEAN[0]) / STD[0]
-                    maps = tower(paddle.to_tensor(np.ascontiguousarray(x.transpose(0, 3, 1, 2))))
+                    maps = tower(scaled(images[i : i + 250]))
                     rows.append(np.concatenate([maps["cls"].numpy()[:, None], maps["tokens"].numpy()], axis=1))
             views.append(np.concatenate(rows))
         part["features"] = np.stack(views, axis=1)
-    return train, test, max(probed(tower, train, test, 24).values())
+    return train, test, max(probed(tower, train, test, CLASSES).values())
 
 
-def student(size: str, arm: str, masked: int, seed: int, quick: bool) -> dict[str, float]:
-    """Probe accuracies of one pre-trained student. Arms: R random, P pixels, M masked, V visible, VM both."""
-    train, test, _ = lesson(quick)
+def student(size: str, arm: str, masked: int, seed: int, weights: Path, quick: bool) -> dict[str, float]:
+    """Probe accuracies of one pre-trained student (`cls`, `mean`) and, with targets of the teacher, how well the
+    patches agree with it. Arms: R random, P pixels, M masked, V visible, VM both.
+    """
+    train, test, _ = lesson(weights, quick)
     paddle.seed(seed)
-    net = zoo.create_model(f"cae_v2_{size}", drop_path=0.0)
+    net, found = zoo.create_model(f"cae_v2_{size}", drop_path=0.0), {}
     if arm != "R":
         positions = {"M": "masked", "V": "visible", "VM": "both", "P": "masked"}[arm]
-        teacher = zoo.create_model("clip_vit_debug")
+        teacher = zoo.create_model("clip_vit_debug")  # not asked: its answers come with the images
         cls = Pixels if arm == "P" else FromCache
         method = cls(net, teacher, num_masked=masked, min_block=3, regressor_depth=1, loss_positions=positions)
         epoch = 1 if quick else 4000 // 64
-        keys = ("image",) if arm == "P" else ("image", "features")
-        data = {k: train[k] for k in keys}
+        data = {k: train[k] for k in (("image",) if arm == "P" else ("image", "features"))}
         fit(method, data, updates=3 if quick else 12 * epoch, batch_size=64, lr=1e-3, seed=seed, warmup=epoch)
-    return probed(net, train, test, 24)
+        found = agreement(method, test, masked) if arm != "P" else {}
+    return probed(net, train, test, CLASSES) | found
 
 
-def students(tasks: Sequence[tuple]) -> tuple[float, list[dict[str, float]]]:
+def agreement(method: CaeV2Pretraining, data: dict[str, np.ndarray], masked: int) -> dict[str, float]:
+    """Mean cosine of the teacher's patch features, which saw the whole image, and what the head says of the patches
+    that the encoder sees: all of them, or those a mask leaves.
+    """
+    method.eval()
+    rng, cosines = np.random.default_rng(0), {"cosine, whole image": [], "cosine, masked image": []}
+    for i in range(0, len(data["image"]), 250):
+        image, target = scaled(data["image"][i : i + 250]), paddle.to_tensor(data["features"][i : i + 250, 0, 1:])
+        masks = [method.draw(rng, GRID, GRID, masked, method.min_block).flatten() for _ in range(len(target))]
+        seen = np.stack([np.flatnonzero(~mask) for mask in masks])
+        for name, index in zip(cosines, (np.tile(np.arange(GRID * GRID), (len(target), 1)), seen)):
+            with paddle.no_grad():
+                visible = paddle.to_tensor(index)
+                said = method.head(method.head_norm(method.encode(image, visible)[1]))
+                cosines[name].append(1 - cosine_distance(said, take_tokens(target, visible)).mean(1).numpy())
+    return {name: float(np.concatenate(values).mean()) for name, values in cosines.items()}
+
+
+def students(tasks: Sequence[tuple], settings: Settings) -> tuple[float, list[dict[str, float]]]:
     """The teacher's probe accuracy, and what `student` gives for each task; quick ones run in this process."""
-    if tasks[0][-1]:
-        return lesson(True)[2], [student(*task) for task in tasks]
-    found = in_processes(_student_and_teacher, tasks)
-    return found[0][1], [accuracies for accuracies, _ in found]
+    weights = kept_teacher(settings).resolve()
+    teacher = lesson(weights, settings.quick)[2]
+    print(f"  teacher: {teacher:.4f}", flush=True)
+    tasks = [(*task, weights, settings.quick) for task in tasks]
+    return teacher, [student(*task) for task in tasks] if settings.quick else in_processes(_announced, tasks)
 
 
-def _student_and_teacher(*task: Any) -> tuple[dict[str, float], float]:
-    accuracies = student(*task)
-    print(f"  {task[:-1]}: {accuracies}", flush=True)
-    return accuracies, lesson(task[-1])[2]
+def _announced(*task: Any) -> dict[str, float]:
+    found = student(*task)
+    print(f"  {task[:4]}: {found}", flush=True)
+    return found
+
+
+def best_of(row: dict[str, float]) -> float:
+    """The better of the probes of class token and averaged patches."""
+    return max(row["cls"], row["mean"])
 
 
 def verdict_of(condition: bool) -> str:
@@ -288,15 +337,15 @@ def verdict_of(condition: bool) -> str:
 def positions(settings: Settings) -> Outcome:
     """Which patches to supervise, on the small student."""
     names = ("R", "P", "M", "V", "VM")
-    teacher, rows = students([("debug", arm, 9, seed, settings.quick) for arm in names for seed in settings.seeds])
+    teacher, rows = students([("debug", arm, 9, seed) for arm in names for seed in settings.seeds], settings)
     count = len(settings.seeds)
     arms = {arm: rows[i * count : (i + 1) * count] for i, arm in enumerate(names)}
     figures: dict[str, Any] = {
         arm: {kind: summary([r[kind] for r in rows]) for kind in rows[0]} for arm, rows in arms.items()
     } | {"teacher": teacher}
-    if teacher < 0.6:
-        return Outcome(UNRESOLVED, f"the teacher's own probe reaches {teacher:.3f} of the 0.6 it should", figures)
-    mean = {arm: np.mean([max(r.values()) for r in rows]) for arm, rows in arms.items()}
+    if teacher < NEEDED:
+        return Outcome(UNRESOLVED, f"the teacher's own probe reaches {teacher:.3f} of the {NEEDED} it should", figures)
+    mean = {arm: np.mean([best_of(r) for r in rows]) for arm, rows in arms.items()}
     checks = {
         "visible >= masked - 0.5 points": verdict_of(mean["V"] >= mean["M"] - 0.005),
         "both >= better of the two - 0.5 points": verdict_of(mean["VM"] >= max(mean["V"], mean["M"]) - 0.005),
@@ -311,21 +360,28 @@ def positions(settings: Settings) -> Outcome:
 def ratio(settings: Settings) -> Outcome:
     """The best share of hidden patches, for a small and a larger student."""
     counts, seeds, figures, best, clear = (4, 9, 18, 27), settings.seeds, {}, {}, {}
-    tasks = [(size, "VM", n, seed, settings.quick) for size in ("debug_l", "debug") for n in counts for seed in seeds]
-    found = dict(zip(tasks, students(tasks)[1]))
+    tasks = [(size, "VM", n, seed) for size in ("debug_l", "debug") for n in counts for seed in seeds]
+    teacher, rows = students(tasks, settings)
+    found = dict(zip(tasks, rows))
     for size in ("debug", "debug_l"):
-        rows = {n: [max(found[size, "VM", n, seed, settings.quick].values()) for seed in seeds] for n in counts}
+        rows = {n: [best_of(found[size, "VM", n, seed]) for seed in seeds] for n in counts}
         order = sorted(counts, key=lambda n: -np.mean(rows[n]))
         best[size] = order[0]
         spread = max(float(np.std(rows[n], ddof=1)) if len(seeds) > 1 else float("inf") for n in order[:2])
         clear[size] = bool(np.mean(rows[order[0]]) - np.mean(rows[order[1]]) > spread)
         figures[size] = {str(n): summary(values) for n, values in rows.items()}
-    verdict = UNRESOLVED if not all(clear.values()) else verdict_of(best["debug"] <= best["debug_l"])
-    return Outcome(
-        verdict, f"best of {counts} hidden: small {best['debug']}, large {best['debug_l']}; clear: {clear}", figures
-    )
+    known = teacher >= NEEDED and all(clear.values())
+    verdict = verdict_of(best["debug"] <= best["debug_l"]) if known else UNRESOLVED
+    reason = f"best of {counts} hidden: small {best['debug']}, large {best['debug_l']}; clear: {clear}"
+    return Outcome(verdict, f"{reason}; the teacher's own probe reaches {teacher:.3f} (needed {NEEDED})",
+                   figures | {"teacher": teacher})  # fmt: skip
 
 
+DRAWN = (
+    "drawn shapes and a teacher trained on them stand in for ImageNet and CLIP",
+    "sizes and number of shapes, and the teacher's 5,000 updates on 128,000 pictures of its own, were chosen by the "
+    "teacher's probe alone: with those of the first run (0.29 instead of 0.6) there was little to be learnt from it",
+)
 EXPERIMENTS = {
     "fashion": Experiment(
         "Masked image modelling, then a linear probe, beats the probe of random weights by 5 points on every seed",
@@ -341,12 +397,12 @@ EXPERIMENTS = {
     "positions": Experiment(
         "Supervising visible patches is at least as good as supervising masked ones (within 0.5 points)",
         positions,
-        caveats=("drawn shapes and a teacher trained on them stand in for ImageNet and CLIP",),
+        caveats=DRAWN,
     ),
     "ratio": Experiment(
         "The best share of hidden patches of the larger encoder is not below that of the smaller",
         ratio,
         seeds=(0, 1),
-        caveats=("drawn shapes and a teacher trained on them stand in for ImageNet and CLIP",),
+        caveats=DRAWN,
     ),
 }
