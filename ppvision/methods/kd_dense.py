@@ -109,6 +109,7 @@ class KdDense(DenseDetection):
 
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         said = self.model.dense(batch["image"])
+        said = said._replace(logits=said.logits.astype("float32"))
         terms = self.judge(said, batch)
         with paddle.amp.auto_cast(enable=False):
             share = share_of(batch).unsqueeze(1)

@@ -1,5 +1,7 @@
 """The update loop: phases, freezing, accumulation, guards, exact continuation."""
 
+import contextlib
+
 import numpy as np
 import paddle
 import pytest
@@ -182,6 +184,26 @@ def test_too_many_faults_in_a_row_stop_the_run(monkeypatch):
         RunError, match=r"step 3, phase 'main': loss is not finite \(ce nan; lr model .*3 updates in a row"
     ):
         trainer.update([batch_of(2)])
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("O0", "float16"), ("O1", "float16"), ("O2", "bfloat16")])
+def test_losses_are_computed_under_the_precision_asked_for(monkeypatch, amp, dtype):
+    """On a CPU `auto_cast` does nothing (Paddle 3.3): what it is asked to do is all that can be seen here."""
+    asked, inside = [], []
+
+    @contextlib.contextmanager
+    def auto_cast(**options):
+        asked.append(options)
+        inside.append(True)
+        yield
+        inside.pop()
+
+    trainer = build_toy("supervised", amp=amp, amp_dtype=dtype)
+    original = ToySupervised.losses
+    monkeypatch.setattr(paddle.amp, "auto_cast", auto_cast)
+    monkeypatch.setattr(ToySupervised, "losses", lambda self, p, b: original(self, p, b) if inside else None)
+    trainer.update([batch_of(0)])
+    assert asked[0] == {"enable": amp != "O0", "level": "O2" if amp == "O2" else "O1", "dtype": dtype}
 
 
 def test_an_overflow_lowers_the_scale_and_is_no_fault(monkeypatch):

@@ -7,34 +7,17 @@ import paddle
 import pytest
 
 import ppvision
-from ppvision.engine.optimizer import SGD, Adam
-from ppvision.engine.schedule import Constant
-from ppvision.engine.trainer import Trainer
+from ppvision.engine.optimizer import SGD
 from ppvision.errors import UserError
 from ppvision.losses.dense_detection import DenseLoss
 from ppvision.methods.dense_detection import DenseDetection
 from tests.methods.detection_batches import batch_of, part
+from tests.methods.detectors import terms_of, trainer_of, weights_of
 
 
 def network(seed=0, **options):
     paddle.seed(seed)
     return ppvision.create_model("retinanet_debug", num_classes=3, **options)
-
-
-def trainer_of(method, optimizer=Adam, lr=1e-3, **options):
-    method.mean, method.std = (127.5,) * 3, (64.0,) * 3
-    return Trainer(method, lambda name, p: (optimizer(p, lr=lr), Constant(lr, 100)), **options)
-
-
-def terms_of(method, batch):
-    method.train()
-    method.begin(0, 0, 0)
-    prepared = method.prepare(batch)
-    return method.losses("main", {**prepared, "normaliser": method.normaliser("main", prepared)})
-
-
-def weights_of(method):
-    return {k: np.array(v.numpy()) for k, v in method.state_dict().items()}
 
 
 def test_terms_are_those_of_the_loss():

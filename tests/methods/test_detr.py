@@ -5,36 +5,14 @@ import paddle
 import pytest
 
 import ppvision
-from ppvision.engine.optimizer import SGD, Adam
-from ppvision.engine.schedule import Constant
-from ppvision.engine.trainer import Trainer
+from ppvision.engine.optimizer import SGD
 from ppvision.errors import RunError, UserError
 from ppvision.losses.detection import SetLoss
 from ppvision.methods.detr import DetrTraining
 from tests.methods.detection_batches import batch_of, part
+from tests.methods.detectors import network, terms_of, trainer_of, weights_of
 
 HOSTS = ["dab_detr_debug", "deformable_detr_debug", "dino_debug"]
-
-
-def network(name="dab_detr_debug", seed=0, **options):
-    paddle.seed(seed)
-    return ppvision.create_model(name, num_classes=3, **options)
-
-
-def trainer_of(method, optimizer=Adam, lr=1e-3, **options):
-    method.mean, method.std = (127.5,) * 3, (64.0,) * 3
-    return Trainer(method, lambda name, p: (optimizer(p, lr=lr), Constant(lr, 100)), **options)
-
-
-def terms_of(method, batch):
-    method.train()
-    method.begin(0, 0, 0)
-    prepared = method.prepare(batch)
-    return method.losses("main", {**prepared, "normaliser": method.normaliser("main", prepared)})
-
-
-def weights_of(method):
-    return {k: np.array(v.numpy()) for k, v in method.state_dict().items()}
 
 
 @pytest.mark.parametrize("name", HOSTS)

@@ -7,9 +7,7 @@ import paddle
 import pytest
 
 import ppvision
-from ppvision.engine.optimizer import SGD, Adam
-from ppvision.engine.schedule import Constant
-from ppvision.engine.trainer import Trainer
+from ppvision.engine.optimizer import SGD
 from ppvision.errors import ArgumentError, UserError
 from ppvision.losses.detection import SetLoss
 from ppvision.methods.detr import DetrTraining
@@ -17,30 +15,10 @@ from ppvision.methods.group_detr import GroupDetr, split
 from ppvision.models import zoo
 from ppvision.models.detr import QuerySet
 from tests.methods.detection_batches import batch_of, part
+from tests.methods.detectors import network, prepared, trainer_of, weights_of
 
 HOSTS = ["dab_detr_debug", "deformable_detr_debug", "dino_debug"]
 BOXES = ["dab_detr_debug", "dino_debug"]  # hosts whose queries are boxes, so that they can be noised
-
-
-def network(name="dab_detr_debug", seed=0, **options):
-    paddle.seed(seed)
-    return ppvision.create_model(name, num_classes=3, **options)
-
-
-def trainer_of(method, optimizer=Adam, lr=1e-3, **options):
-    method.mean, method.std = (127.5,) * 3, (64.0,) * 3
-    return Trainer(method, lambda name, p: (optimizer(p, lr=lr), Constant(lr, 100)), **options)
-
-
-def prepared(method, batch, step=0):
-    method.train()
-    method.begin(step, 0, 0)
-    batch = method.prepare(batch)
-    return {**batch, "normaliser": method.normaliser("main", batch)}
-
-
-def weights_of(method):
-    return {k: np.array(v.numpy()) for k, v in method.state_dict().items()}
 
 
 @pytest.mark.parametrize("name", HOSTS)

@@ -13,20 +13,14 @@ import paddle
 import pytest
 
 import ppvision
-from ppvision.engine.optimizer import Adam
-from ppvision.engine.schedule import Constant
-from ppvision.engine.trainer import Trainer
 from ppvision.errors import UserError
 from ppvision.methods.kd_detr import KdDetr, decode_apart
 from ppvision.models import zoo
 from ppvision.models.detr import QuerySet
+from tests.methods.detection_batches import part
+from tests.methods.detectors import in_half, network, terms_of, trainer_of
 
 HOSTS = ["dab_detr_debug", "deformable_detr_debug", "dino_debug"]
-
-
-def network(name, seed=0, **options):
-    paddle.seed(seed)
-    return ppvision.create_model(name, num_classes=3, **options)
 
 
 def method_of(name="dab_detr_debug", teacher=None, **options):
@@ -52,20 +46,6 @@ def batch_of(count=2, seed=0):
         "boxes_offsets": np.array([0, *np.cumsum(sizes)], "int64"),
     }
     return {**{k: paddle.to_tensor(v) for k, v in batch.items()}, "name": [f"{i}.png" for i in range(count)]}
-
-
-def part(batch, start, stop):
-    first, last = (int(batch["boxes_offsets"][i].item()) for i in (start, stop))
-    out = {k: batch[k][start:stop] for k in ("image", "valid", "inner", "name")}
-    out |= {k: batch[k][first:last] for k in ("boxes", "classes", "crowd")}
-    return {**out, "boxes_offsets": batch["boxes_offsets"][start : stop + 1] - first}
-
-
-def terms_of(method, batch, step=0, rank=0):
-    method.begin(step, 0, rank)
-    prepared = method.prepare(batch)
-    prepared["normaliser"] = method.normaliser("main", prepared)
-    return method.losses("main", prepared)
 
 
 def decoded_by(monkeypatch, method):
@@ -194,10 +174,6 @@ def test_teacher_stays_as_it_is_and_out_of_checkpoint_and_export(host):
     assert set(method.deployables()) == {"model"} and method.frozen_sources()["teacher"]["sha256"]
 
 
-def trainer_of(method, **options):
-    return Trainer(method, lambda name, parameters: (Adam(parameters, lr=1e-3), Constant(1e-3, 10)), **options)
-
-
 def test_points_are_those_of_the_step_not_of_the_rank():
     """Accumulation over two micro-batches equals one batch, and so do two ranks: each is given the same points."""
     whole = batch_of(4)
@@ -219,11 +195,19 @@ def test_points_are_those_of_the_step_not_of_the_rank():
     assert (method.draw("references", 4) != draws[0]).any()
 
 
-def test_mixed_precision_needs_no_line_of_its_own():
-    method = method_of()
+@pytest.mark.parametrize("pairing", ["points", "index", "matched", "hungarian"])
+def test_mixed_precision_needs_no_line_of_its_own(pairing, monkeypatch):
+    """Answers in half precision, as on a GPU, are compared in single precision; the trainer does the rest."""
+    method, batch = method_of(pairing=pairing), batch_of()
+    full = {k: v.item() for k, v in terms_of(method, batch).items()}
+    for net in (method.model, method.teacher):
+        decode = net.decode
+        monkeypatch.setattr(net, "decode", lambda *given, decode=decode: in_half(decode(*given)))
+    terms = terms_of(method, batch)
+    assert all(v.dtype == paddle.float32 for v in terms.values())
+    assert {k: v.item() for k, v in terms.items()} == pytest.approx(full, rel=5e-2, abs=5e-4)
     trainer = trainer_of(method, amp="O1", amp_dtype="bfloat16")
-    trainer.update([batch_of()])
-    assert trainer.skipped == 0
+    assert np.isfinite(trainer.update([batch])["loss"]) and trainer.skipped == 0
 
 
 @pytest.mark.parametrize("pairing", ["index", "matched", "hungarian"])
