@@ -20,6 +20,7 @@ from ppvision.models.detr import QuerySet, check_detector
 from ppvision.models.profile import parameters
 from ppvision.models.resnet import resnet
 from ppvision.models.weights import load_weights, state_of
+from tests.graphs import write_graphs
 from tests.models.golden import fill
 
 KINDS = {"plain": dict(refine=False), "refined": {}, "two_stage": dict(two_stage=True)}
@@ -375,14 +376,7 @@ def exported(request, tmp_path_factory):
         net = net_of(backbone="resnet_debug", levels=("c3", "c4", "c5"), num_levels=4)
     else:
         net = net_of(request.param)
-    stem = str(tmp_path_factory.mktemp(request.param) / "model")
-    paddle.jit.save(net, stem, input_spec=[paddle.static.InputSpec([None, 3, None, None], "float32", "image")])
-    import paddle2onnx
-
-    paddle2onnx.export(
-        f"{stem}.json", f"{stem}.pdiparams", f"{stem}.onnx", opset_version=17, optimize_tool="None", verbose=False
-    )
-    return net, stem
+    return net, write_graphs(net, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.mark.parametrize("backend", ["graph", "onnx", "inference"])

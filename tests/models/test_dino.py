@@ -25,6 +25,7 @@ from ppvision.models.dino import Dino, DinoQueries, dino
 from ppvision.models.profile import profile
 from ppvision.models.weights import load_weights, state_of
 from ppvision.nn.boxes import inverse_sigmoid
+from tests.graphs import write_graphs
 from tests.models.golden import fill
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -427,15 +428,7 @@ def test_checkpoint_of_the_zoo_loads_by_name(name):
 def exported(request, tmp_path_factory):
     """A network and the stem of its static graph and ONNX file, batch, height and width free."""
     net = net_of(request.param)
-    stem = tmp_path_factory.mktemp(request.param) / "model"
-    spec = [paddle.static.InputSpec([None, 3, None, None], "float32", "image")]
-    paddle.jit.save(net, str(stem), input_spec=spec)
-    import paddle2onnx
-
-    paddle2onnx.export(
-        f"{stem}.json", f"{stem}.pdiparams", f"{stem}.onnx", opset_version=17, optimize_tool="None", verbose=False
-    )
-    return net, stem
+    return net, write_graphs(net, tmp_path_factory.mktemp(request.param))
 
 
 class TestExport:
@@ -448,7 +441,7 @@ class TestExport:
 
     def test_static_graph(self, exported):
         net, stem = exported
-        graph = paddle.jit.load(str(stem))
+        graph = paddle.jit.load(stem)
         for shape in self.SHAPES:
             image = picture(*shape)
             out = graph(image)

@@ -14,6 +14,7 @@ from ppvision.export.exporter import Spec, export_layer
 from ppvision.models import zoo
 from ppvision.models.retinanet import LOW, RetinaNet, retinanet
 from ppvision.models.weights import load_weights, state_of
+from tests.graphs import write_graphs
 from tests.models.golden import fill
 
 
@@ -265,14 +266,7 @@ def test_weights_by_name_and_of_a_bare_backbone():
 def exported(tmp_path_factory):
     """A network and the stem of its static graph and ONNX file, batch, height and width free."""
     net = net_of()
-    stem = tmp_path_factory.mktemp("retinanet") / "model"
-    paddle.jit.save(net, str(stem), input_spec=[paddle.static.InputSpec([None, 3, None, None], "float32", "image")])
-    import paddle2onnx
-
-    paddle2onnx.export(
-        f"{stem}.json", f"{stem}.pdiparams", f"{stem}.onnx", opset_version=17, optimize_tool="None", verbose=False
-    )
-    return net, stem
+    return net, write_graphs(net, tmp_path_factory.mktemp("retinanet"))
 
 
 class TestExport:
@@ -286,7 +280,7 @@ class TestExport:
 
     def test_static_graph(self, exported):
         net, stem = exported
-        graph = paddle.jit.load(str(stem))
+        graph = paddle.jit.load(stem)
         for shape in self.SHAPES:
             image = picture(*shape)
             self.assert_same([x.numpy() for x in graph(image)], net, image)

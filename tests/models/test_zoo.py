@@ -13,6 +13,7 @@ import pytest
 from ppvision.errors import UserError
 from ppvision.models import zoo
 from ppvision.models.weights import state_of
+from tests.graphs import write_graphs
 from tests.models.golden import fill
 
 NAMES = [name for name in zoo.list_models() if zoo.entry(name).task == "segmentation"]  # others: tests of their family
@@ -152,17 +153,7 @@ def exported(request, tmp_path_factory):
     """A network and the stem of its static graph and ONNX file, batch, height and width free."""
     net = net_of(request.param)
     net.eval()
-    stem = tmp_path_factory.mktemp(request.param) / "model"
-    spec = [
-        paddle.static.InputSpec([s if isinstance(s, int) else None for s in shape], dtype, key)
-        for key, (shape, dtype) in zoo.entry(request.param).inputs.items()
-    ]
-    paddle.jit.save(net, str(stem), input_spec=spec)
-    import paddle2onnx
-
-    paddle2onnx.export(
-        f"{stem}.json", f"{stem}.pdiparams", f"{stem}.onnx", opset_version=17, optimize_tool="None", verbose=False
-    )
+    stem = write_graphs(net, tmp_path_factory.mktemp(request.param), zoo.entry(request.param).inputs)
     return request.param, net, stem
 
 

@@ -7,6 +7,7 @@ import paddle
 import pytest
 
 from ppvision.nn.group_norm import GroupNorm
+from tests.graphs import write_graphs
 from tests.models.golden import fill
 
 
@@ -15,14 +16,7 @@ def exported(tmp_path_factory):
     net = paddle.nn.Sequential(paddle.nn.Conv2D(3, 12, 3, 2, 1), GroupNorm(4, 12, epsilon=0.3))
     fill(net)
     net.eval()
-    stem = str(tmp_path_factory.mktemp("group_norm") / "model")
-    paddle.jit.save(net, stem, input_spec=[paddle.static.InputSpec([None, 3, None, None], "float32", "x")])
-    import paddle2onnx
-
-    paddle2onnx.export(
-        f"{stem}.json", f"{stem}.pdiparams", f"{stem}.onnx", opset_version=17, optimize_tool="None", verbose=False
-    )
-    return net, stem
+    return net, write_graphs(net, tmp_path_factory.mktemp("group_norm"), {"x": (("B", 3, "H", "W"), "float32")})
 
 
 def test_names_are_those_of_paddles():
