@@ -44,6 +44,7 @@ QUADRANTS = 4
 CLASSES = len(SHAPES) * len(COLOURS)
 SIZES, COUNTS = (6, 14), (0.5, 0.3, 0.2)  # pixels of a shape, from and below; how often a picture has one, two, three
 TEACHER = dict(images=128000, updates=5000, batch=128, lr=3e-3)
+ARMS = {"R": "random weights", "P": "pixels", "M": "masked", "V": "visible", "VM": "both"}
 NEEDED = 0.6  # of the teacher's own probe
 
 
@@ -275,7 +276,7 @@ def lesson(weights: Path, quick: bool) -> tuple[dict, dict, float]:
 
 def student(size: str, arm: str, masked: int, seed: int, weights: Path, quick: bool) -> dict[str, float]:
     """Probe accuracies of one pre-trained student (`cls`, `mean`) and, with targets of the teacher, how well the
-    patches agree with it. Arms: R random, P pixels, M masked, V visible, VM both.
+    patches agree with it. `arm`: of `ARMS`.
     """
     train, test, _ = lesson(weights, quick)
     paddle.seed(seed)
@@ -336,10 +337,9 @@ def verdict_of(condition: bool) -> str:
 
 def positions(settings: Settings) -> Outcome:
     """Which patches to supervise, on the small student."""
-    names = ("R", "P", "M", "V", "VM")
-    teacher, rows = students([("debug", arm, 9, seed) for arm in names for seed in settings.seeds], settings)
+    teacher, rows = students([("debug", arm, 9, seed) for arm in ARMS for seed in settings.seeds], settings)
     count = len(settings.seeds)
-    arms = {arm: rows[i * count : (i + 1) * count] for i, arm in enumerate(names)}
+    arms = {arm: rows[i * count : (i + 1) * count] for i, arm in enumerate(ARMS)}
     figures: dict[str, Any] = {
         arm: {kind: summary([r[kind] for r in rows]) for kind in rows[0]} for arm, rows in arms.items()
     } | {"teacher": teacher}
@@ -352,9 +352,10 @@ def positions(settings: Settings) -> Outcome:
         "each beats pixels by 3 points": verdict_of(min(mean[a] for a in ("V", "M", "VM")) >= mean["P"] + 0.03),
         "pixels beat random weights": verdict_of(mean["P"] > mean["R"]),
     }
-    said = ", ".join(f"{arm} {value:.3f}" for arm, value in mean.items())
-    return Outcome(checks["visible >= masked - 0.5 points"], f"{checks}; better of class token and mean: {said}",
-                   figures | {"criteria": checks})  # fmt: skip
+    said = ", ".join(f"{ARMS[arm]} {value:.3f}" for arm, value in mean.items())
+    held = "; ".join(f"{name}: {verdict}" for name, verdict in checks.items())
+    reason = f"better probe of class token and averaged patches: {said}; {held}"
+    return Outcome(checks["visible >= masked - 0.5 points"], reason, figures | {"criteria": checks})
 
 
 def ratio(settings: Settings) -> Outcome:
@@ -372,9 +373,13 @@ def ratio(settings: Settings) -> Outcome:
         figures[size] = {str(n): summary(values) for n, values in rows.items()}
     known = teacher >= NEEDED and all(clear.values())
     verdict = verdict_of(best["debug"] <= best["debug_l"]) if known else UNRESOLVED
-    reason = f"best of {counts} hidden: small {best['debug']}, large {best['debug_l']}; clear: {clear}"
-    return Outcome(verdict, f"{reason}; the teacher's own probe reaches {teacher:.3f} (needed {NEEDED})",
-                   figures | {"teacher": teacher})  # fmt: skip
+    words = [
+        f"{name} {best[size]} ({'clearly' if clear[size] else 'not clearly'} ahead of the next)"
+        for name, size in (("small encoder", "debug"), ("large encoder", "debug_l"))
+    ]
+    reason = f"best number of hidden patches of {', '.join(map(str, counts))}: {', '.join(words)}"
+    reason += f"; the teacher's own probe reaches {teacher:.3f} (needed {NEEDED})"
+    return Outcome(verdict, reason, figures | {"teacher": teacher})
 
 
 DRAWN = (
