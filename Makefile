@@ -21,7 +21,7 @@ PIP     := $(PY) -m pip install -qq --constraint requirements/constraints.txt
 # lists are read from the files themselves, so that `make -n` needs no Python.
 HASH    := \#
 BASES   := $(addprefix $(dir $(CONFIG)),$(shell sed -n 's/^_base_: *//p' $(CONFIG) 2>/dev/null | tr -d '[],'))
-SAMPLES := $(shell sed -n 's/^ *"\([a-z0-9_]*\)": Sample.*/\1/p' ppvision/data/fetch.py)
+SAMPLES := $(shell sed -n 's/^ *"\([a-z0-9_]*\)": Sample.*/\1/p' ppvision/data/samples/fetch.py)
 OWN     := $(sort $(filter $(SAMPLES),$(shell sed 's/$(HASH).*//' $(CONFIG) $(BASES) 2>/dev/null | grep -oE '\<data/[a-z0-9_]+' | cut -d/ -f2)))
 PARTS   := setup.py pyproject.toml requirements/constraints.txt
 

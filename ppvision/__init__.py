@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ppvision import export
     from ppvision.engine.run import evaluate, train
-    from ppvision.models.weights import load_weights
-    from ppvision.models.zoo import create_model, list_models
+    from ppvision.models.zoo import list_models
     from ppvision.predict.predictor import Predictor
+    from ppvision.weights.load import load_weights
+    from ppvision.weights.pretrained import create_model
 
 __version__ = "0.1.0"
 __all__ = ["Predictor", "create_model", "evaluate", "export", "list_models", "load_weights", "train"]
 
 _HOME = {
-    "create_model": "ppvision.models",
+    "create_model": "ppvision.weights",
     "list_models": "ppvision.models",
-    "load_weights": "ppvision.models",
+    "load_weights": "ppvision.weights",
     "Predictor": "ppvision.predict",
     "train": "ppvision.engine",
     "evaluate": "ppvision.engine",

@@ -20,10 +20,11 @@ DIRECT = {
     "config": {"errors"},
     "nn": {"errors", "config", "device"},
     "models": {"nn"},
+    "weights": {"models"},
     "data": {"errors", "config", "device"},
     "losses": {"nn"},
     "metrics": {"predict"},
-    "predict": {"models", "data"},
+    "predict": {"models", "weights", "data"},
     "export": {"predict"},
     "methods": {"models", "data", "losses"},
     "engine": {"methods", "metrics", "predict", "export"},
@@ -140,7 +141,7 @@ def forbidden(path: Path, tree: ast.AST) -> list[str]:
         if call in ("eval", "exec", "compile", "__import__") and not tail:
             complain(node, f"{call}() executes data")
         elif call in ("paddle.load", "torch.load", "joblib.load", "dill.load", "dill.loads"):
-            complain(node, f"{call} executes code in the file; ppvision.models.weights.read does not")
+            complain(node, f"{call} executes code in the file; ppvision.weights.read does not")
         elif call in ("pickle.load", "pickle.loads", "_pickle.load", "_pickle.loads"):
             complain(node, f"{call} executes code in the file")
         elif call in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all"):

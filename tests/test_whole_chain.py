@@ -17,12 +17,12 @@ import yaml
 
 import ppvision
 from ppvision.config import load
-from ppvision.data.synthetic.coco import write_shapes
-from ppvision.data.synthetic.street import write as write_street
+from ppvision.data.samples.synthetic.coco import write_shapes
+from ppvision.data.samples.synthetic.street import write as write_street
 from ppvision.engine.run import build_model
 from ppvision.engine.trainer import Trainer
 from ppvision.models import zoo
-from ppvision.models.weights import read, state_of
+from ppvision.weights import read, state_of
 
 sys.path.insert(0, str(Path(__file__).parent / "engine"))
 from recipes import CLASSES, records, write_data

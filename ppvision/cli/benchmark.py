@@ -112,7 +112,7 @@ def measure(cfg: Config, steps: int, warmup: int) -> dict[str, Any]:
     from ppvision.data.batch import to_device
     from ppvision.engine.run import Run, set_device
     from ppvision.predict.predictor import task_name
-    from ppvision.predict.task import create_task
+    from ppvision.predict.tasks.base import create_task
 
     device = set_device(cfg.train.device)
     run = Run(load(cfg, ["train.overwrite=true", "train.resume=null", "train.profiler=null", "eval.enabled=false"]))

@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
 
 def fetch(parsed: Parsed) -> int:
     """Fetch sample data sets, or list them."""
-    from ppvision.data import fetch as samples
+    from ppvision.data.samples import fetch as samples
 
     if not parsed.names:
         print("\n".join(samples.describe()))
@@ -68,7 +68,7 @@ def make(parsed: Parsed) -> int:
         raise UserError("data make takes LAYOUT --root DIR")
     if parsed.size is not None and len(parsed.size) != 2:
         raise UserError(f"{parsed.said['size']}: --size takes H W")
-    from ppvision.data.make import make as write
+    from ppvision.data.samples.make import make as write
 
     given = {"num_train": parsed.train, "num_val": parsed.val, "size": parsed.size, "seed": parsed.seed}
     given = {key: value for key, value in given.items() if value is not None}

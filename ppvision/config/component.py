@@ -34,7 +34,7 @@ TABLES = {  # kind -> module and attribute of its name table; importing these mo
     "optimizer": ("ppvision.engine", "OPTIMIZERS"),
     "schedule": ("ppvision.engine", "SCHEDULES"),
 }
-WEIGHTS = ("ppvision.models.weights", "load_weights")  # named, not imported: configuration knows nothing of Paddle
+WEIGHTS = ("ppvision.weights", "load_weights")  # named, not imported: configuration knows nothing of Paddle
 RESERVED = {"model": ("weights",), "dataset": ("transforms",)}  # keys that are not arguments of the class
 
 

@@ -10,18 +10,18 @@ import importlib
 from typing import Any
 
 DATASETS: dict[str, str] = {
-    "ade20k": "ppvision.data.ade20k:Ade20k",
-    "cityscapes": "ppvision.data.cityscapes:Cityscapes",
-    "coco": "ppvision.data.coco:Coco",
-    "imagefolder": "ppvision.data.imagefolder:ImageFolder",
-    "images": "ppvision.data.images:Images",
-    "seg_list": "ppvision.data.seg_list:SegList",
-    "idx": "ppvision.data.idx:Idx",
-    "list_file": "ppvision.data.list_file:ListFile",
+    "ade20k": "ppvision.data.formats.ade20k:Ade20k",
+    "cityscapes": "ppvision.data.formats.cityscapes:Cityscapes",
+    "coco": "ppvision.data.formats.coco:Coco",
+    "imagefolder": "ppvision.data.formats.imagefolder:ImageFolder",
+    "images": "ppvision.data.formats.images:Images",
+    "seg_list": "ppvision.data.formats.seg_list:SegList",
+    "idx": "ppvision.data.formats.idx:Idx",
+    "list_file": "ppvision.data.formats.list_file:ListFile",
 }
 
 TRANSFORMS: dict[str, str] = {
-    name: f"ppvision.data.transforms:{name}"
+    name: f"ppvision.data.transforms.image:{name}"
     for name in (
         "CenterCrop",
         "ColorJitter",
@@ -33,18 +33,18 @@ TRANSFORMS: dict[str, str] = {
         "Resize",
     )
 }
-TRANSFORMS |= {name: f"ppvision.data.augment:{name}" for name in ("RandAugment", "RandomErasing")}
+TRANSFORMS |= {name: f"ppvision.data.transforms.classification:{name}" for name in ("RandAugment", "RandomErasing")}
 TRANSFORMS |= {
-    name: f"ppvision.data.detection:{name}" for name in ("RandomChoice", "RandomShortSide", "RandomSizeCrop")
+    name: f"ppvision.data.transforms.detection:{name}" for name in ("RandomChoice", "RandomShortSide", "RandomSizeCrop")
 }
 
 _PUBLIC = {
-    "Compose": "ppvision.data.transforms",
+    "Compose": "ppvision.data.transforms.image",
     "Dataset": "ppvision.data.base",
     "Loader": "ppvision.data.loader",
     "PackedStrings": "ppvision.data.index",
     "SegmentationDataset": "ppvision.data.base",
-    "build_transforms": "ppvision.data.transforms",
+    "build_transforms": "ppvision.data.transforms.image",
     "read_image": "ppvision.data.io",
     "read_mask": "ppvision.data.io",
 }

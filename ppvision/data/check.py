@@ -27,15 +27,15 @@ import numpy as np
 from PIL import Image
 
 from ppvision.data import io
-from ppvision.data.ade20k import Ade20k
 from ppvision.data.base import Dataset, SegmentationDataset, list_images
-from ppvision.data.cityscapes import Cityscapes
-from ppvision.data.coco import Coco, Index, annotation_fault, default_table, outline_fault
-from ppvision.data.idx import Idx
-from ppvision.data.imagefolder import ImageFolder
-from ppvision.data.images import Images
-from ppvision.data.list_file import ListFile
-from ppvision.data.seg_list import SegList
+from ppvision.data.formats.ade20k import Ade20k
+from ppvision.data.formats.cityscapes import Cityscapes
+from ppvision.data.formats.coco import Coco, Index, annotation_fault, default_table, outline_fault
+from ppvision.data.formats.idx import Idx
+from ppvision.data.formats.imagefolder import ImageFolder
+from ppvision.data.formats.images import Images
+from ppvision.data.formats.list_file import ListFile
+from ppvision.data.formats.seg_list import SegList
 from ppvision.errors import UserError, did_you_mean
 
 MODES = {"1", "L", "I;16", "I;16B", "I", "RGB", "P"}  # of Pillow: what training takes as it is, colour or grey

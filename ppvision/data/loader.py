@@ -34,7 +34,7 @@ import numpy as np
 from ppvision.data.collate import collate
 from ppvision.data.fields import targets
 from ppvision.data.sampler import Order, generator
-from ppvision.data.transforms import Compose
+from ppvision.data.transforms.image import Compose
 from ppvision.errors import UserError
 
 log = logging.getLogger("ppvision.data")

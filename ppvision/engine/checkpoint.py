@@ -11,7 +11,7 @@
     <run>/best_model -> iter_400, <run>/latest -> iter_500    relative links
 
 A kill at any moment leaves either the whole new folder or none: what lies under the temporary name is ignored and
-removed. Reading goes through `ppvision.models.weights.read`, which executes nothing.
+removed. Reading goes through `ppvision.weights.read`, which executes nothing.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from typing import Any
 
 import paddle
 
+from ppvision import weights
 from ppvision.errors import RunError, UserError
-from ppvision.models import weights
 
 STEP = re.compile(r"iter_(\d+)")
 SUMS = "SHA256SUMS"

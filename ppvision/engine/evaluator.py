@@ -14,7 +14,7 @@ from ppvision.engine import distributed
 from ppvision.errors import UserError
 from ppvision.methods.base import Method
 from ppvision.metrics.base import Metric
-from ppvision.predict.task import Task
+from ppvision.predict.tasks.base import Task
 
 
 class Evaluator:

@@ -20,6 +20,7 @@ import paddle
 from paddle import Tensor, nn
 
 import ppvision
+from ppvision import weights as weight_files
 from ppvision.config import Component, Config, build, check, load, optimizer_spec, parse_profiler, resolve
 from ppvision.data.batch import to_device
 from ppvision.device import use_device
@@ -32,7 +33,6 @@ from ppvision.engine.schedule import Schedule
 from ppvision.engine.trainer import Trainer
 from ppvision.errors import RunError, UserError
 from ppvision.methods.base import Method
-from ppvision.models import weights as weight_files
 from ppvision.models import zoo
 
 RESOLVED = "# A resolved recipe, written by ppvision.\n"
@@ -232,7 +232,7 @@ def build_data(cfg: Config, part: str) -> Any:
 def build_evaluator(cfg: Config, net: nn.Layer) -> Evaluator:
     """Loader of `data.val`, task and metrics of the recipe."""
     from ppvision.data import Loader, build_transforms
-    from ppvision.predict.task import create_task
+    from ppvision.predict.tasks.base import create_task
 
     dataset = build_data(cfg, "val")
     check_classes(cfg, dataset, net)

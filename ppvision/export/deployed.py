@@ -11,7 +11,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ppvision.errors import UserError, did_you_mean
-from ppvision.predict.detection import TOP_K, detections
+from ppvision.predict.tasks.detection import TOP_K, detections
 
 # What may end a graph: (name, kind) of the outputs for deploy.yaml. "none" leaves the network's own.
 OUTPUT_OPS: dict[str, tuple[tuple[str, str], ...]] = {

@@ -39,7 +39,7 @@ from ppvision.export import convert_onnx, parity
 from ppvision.export.deployed import OUTPUT_OPS, Deployed, output_names
 from ppvision.predict.predictor import build_network, labels_of, sha256, statistics_of, task_name, validation_set
 from ppvision.predict.runtime import paddle_version
-from ppvision.predict.task import create_task
+from ppvision.predict.tasks.base import create_task
 
 logger = logging.getLogger("ppvision")
 
@@ -462,7 +462,7 @@ def legacy_reason(lines: Sequence[str]) -> str:
 def _samples(cfg: Any, dataset: Any | None) -> list[np.ndarray]:
     """Some images of the validation set after its transforms, spread over it."""
     from ppvision.data.fields import start
-    from ppvision.data.transforms import build_transforms
+    from ppvision.data.transforms.image import build_transforms
 
     if dataset is None or not len(dataset):
         return []

@@ -35,7 +35,7 @@ import numpy as np
 
 from ppvision.errors import UserError
 from ppvision.predict.runtime import Runtime, cuda_usable, open_session
-from ppvision.predict.task import Task
+from ppvision.predict.tasks.base import Task
 
 logger = logging.getLogger("ppvision")
 

@@ -9,14 +9,14 @@ from typing import Any
 
 _PUBLIC = {
     "Entry": "ppvision.models.zoo",
-    "create_model": "ppvision.models.zoo",
+    "create_model": "ppvision.weights",
     "deployables": "ppvision.models.zoo",
     "entry": "ppvision.models.zoo",
     "example_inputs": "ppvision.models.zoo",
     "list_models": "ppvision.models.zoo",
     "signature": "ppvision.models.zoo",
-    "Report": "ppvision.models.weights",
-    "load_weights": "ppvision.models.weights",
+    "Report": "ppvision.weights",
+    "load_weights": "ppvision.weights",
 }
 __all__ = list(_PUBLIC)
 

@@ -374,7 +374,7 @@ def to_upstream(net: DeformableDetr, state: Mapping[str, np.ndarray]) -> dict[st
 
     Args:
         net: the network `state` is of.
-        state: as `ppvision.models.weights.state_of` gives it.
+        state: as `ppvision.weights.state_of` gives it.
     """
     linear = {f"{n}.weight" for n, layer in net.named_sublayers() if isinstance(layer, nn.Linear)}
     depth = len(net.decoder.layers)

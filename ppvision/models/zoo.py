@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any
 from ppvision.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    import os
-
     from paddle import Tensor, nn
 
 __all__ = [
@@ -365,33 +363,21 @@ def signature(name: str) -> inspect.Signature:
     return inspect.Signature(params)
 
 
-def create_model(name: str, pretrained: bool | str | os.PathLike | dict | None = None, **kwargs: Any) -> nn.Layer:
-    """Build the inference network `name`.
+def create_model(name: str, **kwargs: Any) -> nn.Layer:
+    """Build the inference network `name`; `ppvision.create_model` also loads weights into it.
 
     Args:
         name: a name of `list_models()`.
-        pretrained: True for the published weights of this name, or a weight file, a URL (`URL#sha256`) or a dict of
-            arrays to start from, loaded by name with nothing missing or left over. For anything less strict build the
-            network first and call `load_weights(net, path, strict=False)`.
         kwargs: arguments of the network class that differ from the variant's, such as `num_classes`.
 
     Raises:
-        UserError: an unknown name or argument, or weights that do not fit.
+        UserError: an unknown name or argument.
     """
     known = signature(name).parameters
     for key in kwargs:
         if key not in known:
             raise UserError(f"{name}: unknown argument '{key}'{did_you_mean(key, known)}")
-    if isinstance(pretrained, bool):
-        if pretrained and entry(name).weights is None:
-            raise UserError(f"{name}: no weights are published for this name; give the path or URL of a weight file")
-        pretrained = entry(name).weights if pretrained else None
-    net = _builder(name)(entry(name).variant, **kwargs)
-    if pretrained is not None:
-        from ppvision.models.weights import load_weights
-
-        load_weights(net, pretrained)
-    return net
+    return _builder(name)(entry(name).variant, **kwargs)
 
 
 def example_inputs(name: str, batch: int = 1, size: tuple[int, int] | None = None) -> dict[str, Tensor]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 TASKS: dict[str, str] = {
-    "segmentation": "ppvision.predict.segmentation:SegmentationTask",
-    "classification": "ppvision.predict.classification:ClassificationTask",
-    "detection": "ppvision.predict.detection:Detection",
-    "features": "ppvision.predict.classification:FeaturesTask",
+    "segmentation": "ppvision.predict.tasks.segmentation:SegmentationTask",
+    "classification": "ppvision.predict.tasks.classification:ClassificationTask",
+    "detection": "ppvision.predict.tasks.detection:Detection",
+    "features": "ppvision.predict.tasks.classification:FeaturesTask",
 }
 
 _PUBLIC = {
@@ -23,8 +23,8 @@ _PUBLIC = {
     "Predictor": "ppvision.predict.predictor",
     "Result": "ppvision.predict.results",
     "Runtime": "ppvision.predict.runtime",
-    "Task": "ppvision.predict.task",
-    "create_task": "ppvision.predict.task",
+    "Task": "ppvision.predict.tasks.base",
+    "create_task": "ppvision.predict.tasks.base",
     "run": "ppvision.predict.predictor",
 }
 

@@ -28,7 +28,7 @@ from ppvision.errors import UserError, did_you_mean
 from ppvision.predict.inputs import find_images, result_stems
 from ppvision.predict.results import RESULT_SUFFIXES, Result
 from ppvision.predict.runtime import Runtime, choose_device, open_session
-from ppvision.predict.task import Task, create_task
+from ppvision.predict.tasks.base import Task, create_task
 
 logger = logging.getLogger("ppvision")
 
@@ -445,7 +445,7 @@ def _deployed_transforms(path: Path, items: Sequence[Any]) -> Any:
     passed on, and a dotted path would run whatever it names."""
     from ppvision.config import Component
     from ppvision.data import TRANSFORMS
-    from ppvision.data.transforms import build_transforms
+    from ppvision.data.transforms.image import build_transforms
 
     components = [Component(item, f"PPVision.transforms.{i}", lambda _: str(path)) for i, item in enumerate(items)]
     for component in components:
@@ -480,8 +480,8 @@ def build_network(cfg: Any, weights: str | os.PathLike | None) -> Any:
         UserError: no weights are named, or they do not fit.
     """
     from ppvision.config import build
-    from ppvision.models.weights import load_weights
     from ppvision.models.zoo import deployables
+    from ppvision.weights import load_weights
 
     weights = weights or cfg.model.weights
     if not weights:
@@ -564,7 +564,7 @@ def _from_config(
     import paddle
 
     from ppvision.config import load
-    from ppvision.data.transforms import build_transforms
+    from ppvision.data.transforms.image import build_transforms
     from ppvision.device import use_device
     from ppvision.models.zoo import deployables
 

@@ -86,7 +86,7 @@ class TestBuild:
         assert message == "model.num_clases: unknown key 'model.num_clases'; did you mean 'num_classes'?"
 
     def test_a_teacher_gets_its_weights(self, monkeypatch):
-        from ppvision.models import weights
+        from ppvision import weights
 
         loaded = []
         monkeypatch.setattr(weights, "load_weights", lambda layer, path: loaded.append((layer, path)))

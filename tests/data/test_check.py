@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from ppvision.data.check import FORMATS, check, check_config
-from ppvision.data.coco import Coco, box_fault
-from ppvision.data.fetch import fetch
-from ppvision.data.synthetic import street
+from ppvision.data.formats.coco import Coco, box_fault
+from ppvision.data.samples.fetch import fetch
+from ppvision.data.samples.synthetic import street
 from ppvision.errors import UserError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ppvision.data.collate import collate
-from ppvision.data.transforms import Compose, PadTo
+from ppvision.data.transforms.image import Compose, PadTo
 
 
 def sample(height: int, width: int, num_boxes: int = 0, **more) -> dict:

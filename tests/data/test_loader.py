@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from ppvision.data import loader as loader_module
+from ppvision.data.formats.seg_list import SegList
 from ppvision.data.loader import Loader
-from ppvision.data.seg_list import SegList
-from ppvision.data.transforms import ColorJitter, Compose, RandomCrop, RandomFlip, RandomScale
+from ppvision.data.transforms.image import ColorJitter, Compose, RandomCrop, RandomFlip, RandomScale
 from ppvision.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

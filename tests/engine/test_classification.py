@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 import ppvision
-from ppvision.data.fetch import fetch
+from ppvision.data.samples.fetch import fetch
 from ppvision.errors import UserError
-from ppvision.models.weights import read
+from ppvision.weights import read
 
 CLASSES = 8
 ROOT = Path(__file__).resolve().parents[2]

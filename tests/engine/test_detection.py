@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
-from ppvision.data.fetch import fetch
-from ppvision.data.synthetic.coco import write_shapes
+from ppvision.data.samples.fetch import fetch
+from ppvision.data.samples.synthetic.coco import write_shapes
 from ppvision.engine import evaluate, train
-from ppvision.models.weights import read
+from ppvision.weights import read
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ import pytest
 
 from ppvision.engine.evaluator import Evaluator, by_size
 from ppvision.metrics.segmentation import MeanIoU
-from ppvision.predict.segmentation import SegmentationTask
+from ppvision.predict.tasks.segmentation import SegmentationTask
 
 MEAN, STD = (10.0, 20.0, 30.0), (2.0, 4.0, 5.0)
 

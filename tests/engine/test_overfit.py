@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ppvision.data.fetch import fetch
+from ppvision.data.samples.fetch import fetch
 from ppvision.engine import train
 
 ROOT = Path(__file__).parents[2]

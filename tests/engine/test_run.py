@@ -14,7 +14,7 @@ from recipes import recipe, records
 
 from ppvision.engine import checkpoint, evaluate, train
 from ppvision.errors import UserError
-from ppvision.models.weights import read
+from ppvision.weights import read
 
 ROOT = Path(__file__).parents[2]
 

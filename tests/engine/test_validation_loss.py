@@ -16,7 +16,7 @@ from recipes import records
 
 from ppvision.engine import evaluate, train
 from ppvision.errors import UserError
-from ppvision.models.weights import read
+from ppvision.weights import read
 
 ROOT = Path(__file__).parents[2]
 

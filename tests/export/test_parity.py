@@ -8,7 +8,7 @@ import pytest
 from ppvision.errors import UserError
 from ppvision.export import parity
 from ppvision.export.parity import Graph, Row
-from ppvision.predict.task import Task, class_agreement
+from ppvision.predict.tasks.base import Task, class_agreement
 
 
 class TestMeasures:

@@ -23,8 +23,8 @@ from ppvision.methods.cae_v2 import (
     random_mask,
 )
 from ppvision.models import zoo
-from ppvision.models.weights import load_weights, state_of
 from ppvision.nn.vit import sincos_table
+from ppvision.weights import load_weights, state_of
 
 
 def method(seed: int = 0, student: dict | None = None, **kwargs) -> CaeV2Pretraining:

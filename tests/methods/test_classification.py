@@ -8,9 +8,9 @@ import paddle.nn.functional as F
 import pytest
 from paddle import nn
 
-from ppvision.data.augment import RandAugment
 from ppvision.data.fields import start
-from ppvision.data.transforms import Compose, RandomFlip, RandomResizedCrop
+from ppvision.data.transforms.classification import RandAugment
+from ppvision.data.transforms.image import Compose, RandomFlip, RandomResizedCrop
 from ppvision.errors import UserError
 from ppvision.methods.classification import (
     Classification,

@@ -99,7 +99,7 @@ def test_targets_are_where_the_picture_is_on_its_canvas():
 
 def test_learns_a_few_pictures_by_heart():
     """The two best of what the network says of a picture are its two objects, after 120 updates."""
-    from ppvision.predict.detection import Detection
+    from ppvision.predict.tasks.detection import Detection
 
     rng = np.random.default_rng(3)
     image = np.full((4, 64, 64, 3), 90, "uint8")

@@ -12,7 +12,7 @@ from ppvision.engine.trainer import Trainer
 from ppvision.errors import UserError
 from ppvision.methods.probe import LinearProbe
 from ppvision.models import zoo
-from ppvision.models.weights import state_of
+from ppvision.weights import state_of
 
 
 def batch() -> dict:

@@ -12,7 +12,7 @@ from ppvision.data import Loader
 from ppvision.engine import distributed
 from ppvision.engine.evaluator import Evaluator
 from ppvision.metrics.coco import CocoAP
-from ppvision.predict.detection import Detection
+from ppvision.predict.tasks.detection import Detection
 
 CLASSES = 3
 

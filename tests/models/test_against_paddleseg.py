@@ -13,9 +13,9 @@ import paddle.nn.functional as F
 import pytest
 
 from ppvision.models import zoo
-from ppvision.models.weights import load_weights
 from ppvision.nn.heads import SegHead
 from ppvision.nn.resize import resize
+from ppvision.weights import load_weights
 
 pytestmark = [pytest.mark.oracle, pytest.mark.slow]
 

@@ -16,8 +16,8 @@ from ppvision.losses.dense_detection import DenseLoss
 from ppvision.losses.detection import Targets
 from ppvision.models import zoo
 from ppvision.models.retinanet import RetinaNet
-from ppvision.models.weights import load_weights
-from ppvision.predict.detection import detections
+from ppvision.predict.tasks.detection import detections
+from ppvision.weights import load_weights
 
 pytestmark = pytest.mark.oracle
 
@@ -114,7 +114,7 @@ def test_detections(both):
 def test_names_of_before_0_14_and_ninety_one_classes(oracle):
     """The age of torchvision's first weights; what a network of 80 classes takes of 91."""
     from ppvision.models.deformable_detr import COCO_IDS
-    from ppvision.models.weights import read
+    from ppvision.weights import read
 
     state = read(oracle / "map.pth")
     old = {}

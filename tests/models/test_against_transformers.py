@@ -12,7 +12,7 @@ import pytest
 
 from ppvision.models import zoo
 from ppvision.models.cae_v2 import to_upstream
-from ppvision.models.weights import load_weights, read, state_of
+from ppvision.weights import load_weights, read, state_of
 
 pytestmark = pytest.mark.oracle
 

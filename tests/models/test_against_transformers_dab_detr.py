@@ -12,7 +12,7 @@ import paddle
 import pytest
 
 from ppvision.models import zoo
-from ppvision.models.weights import load_weights
+from ppvision.weights import load_weights
 
 pytestmark = pytest.mark.oracle
 

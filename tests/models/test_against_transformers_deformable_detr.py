@@ -15,7 +15,7 @@ import pytest
 from ppvision.errors import UserError
 from ppvision.models import zoo
 from ppvision.models.deformable_detr import DeformableDetr, to_upstream
-from ppvision.models.weights import load_weights, read, state_of
+from ppvision.weights import load_weights, read, state_of
 
 pytestmark = pytest.mark.oracle
 

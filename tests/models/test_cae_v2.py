@@ -14,8 +14,8 @@ from ppvision.engine.optimizer import parameter_groups, trainable
 from ppvision.errors import UserError
 from ppvision.models import zoo
 from ppvision.models.cae_v2 import to_upstream
-from ppvision.models.weights import load_weights, state_of
 from ppvision.nn.vit import relative_position_index, sincos_table, take_tokens
+from ppvision.weights import load_weights, state_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/cae_v2"
 PARAMETERS = {"tiny": 5_488_896, "small": 21_594_624, "base": 85_656_576, "large": 303_124_480}  # from the layer shapes

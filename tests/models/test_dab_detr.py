@@ -12,7 +12,7 @@ from ppvision.errors import ArgumentError, UserError
 from ppvision.models import zoo
 from ppvision.models.dab_detr import COCO_IDS
 from ppvision.models.detr import QuerySet
-from ppvision.models.weights import load_weights, state_of
+from ppvision.weights import load_weights, state_of
 
 
 def net_of(**options):

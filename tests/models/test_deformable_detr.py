@@ -19,7 +19,7 @@ from ppvision.models.deformable_detr import COCO_IDS, DeformableDetr, deformable
 from ppvision.models.detr import QuerySet, check_detector
 from ppvision.models.profile import parameters
 from ppvision.models.resnet import resnet
-from ppvision.models.weights import load_weights, state_of
+from ppvision.weights import load_weights, state_of
 from tests.graphs import write_graphs
 from tests.models.golden import fill
 

@@ -23,8 +23,8 @@ from ppvision.models.deformable_parts import anchors
 from ppvision.models.detr import Context, QuerySet
 from ppvision.models.dino import Dino, DinoQueries, dino
 from ppvision.models.profile import profile
-from ppvision.models.weights import load_weights, state_of
 from ppvision.nn.boxes import inverse_sigmoid
+from ppvision.weights import load_weights, state_of
 from tests.graphs import write_graphs
 from tests.models.golden import fill
 

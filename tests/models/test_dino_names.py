@@ -16,7 +16,7 @@ from ppvision.models.deformable_detr import COCO_IDS
 from ppvision.models.dino import Dino, dino
 from ppvision.models.dino_names import to_idea, to_paddledetection
 from ppvision.models.objects365 import COCO_CLASSES
-from ppvision.models.weights import load_weights, state_of
+from ppvision.weights import load_weights, state_of
 from tests.models.golden import fill
 
 SMALL = dict(levels=("c3", "c4", "c5"), num_levels=4)

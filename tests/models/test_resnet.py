@@ -10,8 +10,8 @@ from ppvision.errors import UserError
 from ppvision.models import zoo
 from ppvision.models.profile import parameters, profile_model
 from ppvision.models.resnet import ResNet, rename, resnet
-from ppvision.models.weights import load_weights, state_of
 from ppvision.nn.frozen_bn import FrozenBatchNorm2D
+from ppvision.weights import load_weights, state_of
 from tests.models.golden import fill
 
 SIZES = {"18": 11_689_512, "34": 21_797_672, "50": 25_557_032, "101": 44_549_160}  # torchvision's documentation

@@ -13,7 +13,7 @@ from ppvision.errors import UserError
 from ppvision.export.exporter import Spec, export_layer
 from ppvision.models import zoo
 from ppvision.models.retinanet import LOW, RetinaNet, retinanet
-from ppvision.models.weights import load_weights, state_of
+from ppvision.weights import load_weights, state_of
 from tests.graphs import write_graphs
 from tests.models.golden import fill
 
@@ -117,7 +117,7 @@ class TestPadding:
 
     def test_a_padded_batch_through_the_task(self):
         """`Detection` brings them to pixels of the picture, told of the padding or not."""
-        from ppvision.predict.detection import Detection
+        from ppvision.predict.tasks.detection import Detection
 
         net = net_of(candidates=1000, nms_iou=1.0)
         image = picture(1)

@@ -9,7 +9,7 @@ import pytest
 from ppvision.errors import UserError
 from ppvision.models import zoo
 from ppvision.models.uhrnet import UHRNet, merge, pair_mean
-from ppvision.models.weights import load_weights, state_of
+from ppvision.weights import load_weights, state_of
 from tests.models.golden import figures
 
 # trainable parameters and keys of PaddleSeg's FCN, and what of them is `last_layer`, which we do not have

@@ -9,7 +9,7 @@ import pytest
 
 from ppvision.models import zoo
 from ppvision.models.upernet import UperNetHead, adaptive_avg_pool2d
-from ppvision.models.weights import load_weights, state_of
+from ppvision.weights import load_weights, state_of
 
 
 @pytest.mark.parametrize("num_bins", [1, 2, 3, 6])

@@ -15,7 +15,7 @@ from ppvision.errors import UserError
 from ppvision.models import zoo
 from ppvision.models.profile import profile
 from ppvision.models.vit_det import VARIANTS, LayerNorm2D, SimpleFeaturePyramid, relative_rows, vit_det
-from ppvision.models.weights import load_weights, state_of
+from ppvision.weights import load_weights, state_of
 from tests.models.golden import fill
 
 ROOT = Path(__file__).resolve().parents[2]

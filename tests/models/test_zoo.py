@@ -10,9 +10,10 @@ import numpy as np
 import paddle
 import pytest
 
+import ppvision
 from ppvision.errors import UserError
 from ppvision.models import zoo
-from ppvision.models.weights import state_of
+from ppvision.weights import state_of
 from tests.graphs import write_graphs
 from tests.models.golden import fill
 
@@ -55,9 +56,9 @@ class TestTable:
         monkeypatch.setenv("PPVISION_CACHE", str(tmp_path))
         address = "rtformer_slim_cityscapes_1024x512_120k/model.pdparams: PPVISION_OFFLINE is set"
         with pytest.raises(UserError, match=address):
-            zoo.create_model("rtformer_slim", pretrained=True)
+            ppvision.create_model("rtformer_slim", pretrained=True)
         with pytest.raises(UserError, match="no weights are published"):
-            zoo.create_model("rtformer_debug", pretrained=True)
+            ppvision.create_model("rtformer_debug", pretrained=True)
 
     @pytest.mark.parametrize("name", NAMES)
     def test_entry_is_complete(self, name):

@@ -15,12 +15,12 @@ from ppvision.config import load
 from ppvision.data.batch import normalise, to_device
 from ppvision.data.collate import collate
 from ppvision.data.fields import start
-from ppvision.data.transforms import build_transforms
+from ppvision.data.transforms.image import build_transforms
 from ppvision.errors import UserError
 from ppvision.predict import Predictor, Runtime, run
 from ppvision.predict import predictor as predictor_module
 from ppvision.predict.predictor import save_results, statistics_of
-from ppvision.predict.segmentation import SegmentationTask
+from ppvision.predict.tasks.segmentation import SegmentationTask
 from tests.export.samples import exported, pictures, write_pictures, write_recipe
 
 
@@ -241,7 +241,7 @@ class TestRefusals:
         [
             ({"type": "os.system", "command": "touch owned"}, "no transform 'os.system'"),
             ({"type": "subprocess.Popen", "args": ["touch", "owned"]}, "no transform 'subprocess.Popen'"),
-            ({"type": "ppvision.data.transforms.Resize", "short": 3}, "may name only those"),
+            ({"type": "ppvision.data.transforms.image.Resize", "short": 3}, "may name only those"),
             ({"short": 3}, "no transform 'None'"),
             ({"type": "Resize", "shrt": 3}, "unknown key .*shrt"),
             (5, "must be a mapping"),

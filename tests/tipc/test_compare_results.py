@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppvision.data.make import make
+from ppvision.data.samples.make import make
 from ppvision.predict.results import Boxes, Classes, Features, Mask
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppvision.data.synthetic.coco import write_shapes
+from ppvision.data.samples.synthetic.coco import write_shapes
 from ppvision.methods.dense_detection import DenseDetection
 from ppvision.methods.kd_dense import KdDense
 from tools.experiments import FAIL, PASS, UNRESOLVED, Settings

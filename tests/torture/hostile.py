@@ -335,7 +335,7 @@ def judge(path: Path) -> dict[str, object]:
 def attempt(path: Path, out: int) -> int:
     """The child's part: read, and say how it went."""
     from ppvision.errors import UserError
-    from ppvision.models.weights import read
+    from ppvision.weights import read
 
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -414,7 +414,7 @@ def run(count, seed, folder, say):
 
 
 def main(argv: list[str]) -> int:
-    import ppvision.models.weights  # before the first fork, so that what it takes does not count  # noqa: F401
+    import ppvision.weights  # before the first fork, so that what it takes does not count  # noqa: F401
 
     try:
         import safetensors  # noqa: F401

@@ -22,7 +22,7 @@ from outcome import ROOT, Outcome, Say, environment, kill_group, members
 from recipes import recipe, records
 
 from ppvision.engine import checkpoint
-from ppvision.models.weights import read
+from ppvision.weights import read
 
 ITERS, SAVE, EVALUATE, KEEP = 96, 4, 2, 3
 PER_ROUND = 10

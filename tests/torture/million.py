@@ -57,7 +57,7 @@ def read_everything(dataset: object, out: object) -> None:
 
 def measure(folder: Path) -> dict[str, float]:
     """Figures of a list in this process, which must have done nothing else."""
-    from ppvision.data.seg_list import SegList
+    from ppvision.data.formats.seg_list import SegList
 
     SegList.__init__  # noqa: B018  imported, so that its modules are not counted
     gc.collect()

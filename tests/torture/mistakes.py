@@ -374,7 +374,7 @@ UNKNOWN_NAME: dict[str, list[Any]] = {
     "method.loss.type": ["cross_entropi", "dice", "ppvision.losses.cross_entropy.CrossEntropyy"],
     "method.aux.0.type": ["seg_haed", "fcn"],
     "data.type": ["seg_lst", "pascal", "cityscape"],
-    f"{DATA_TRAIN}.0.type": ["RandomScal", "ResizeStepScaling", "ppvision.data.transforms.Nothing"],
+    f"{DATA_TRAIN}.0.type": ["RandomScal", "ResizeStepScaling", "ppvision.data.transforms.image.Nothing"],
     f"{DATA_TRAIN}.2.type": ["Flip", "random_flip"],
     f"{DATA_VAL}.0.type": ["Padd", "PadToo"],
     "optimizer.type": ["adamv", "Adamax"],

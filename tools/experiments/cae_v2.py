@@ -29,8 +29,8 @@ from ppvision.errors import RunError
 from ppvision.methods.base import Method
 from ppvision.methods.cae_v2 import CaeV2Pretraining, cosine_distance
 from ppvision.models import zoo
-from ppvision.models.weights import load_weights
 from ppvision.nn.vit import take_tokens
+from ppvision.weights import load_weights
 from tools.experiments import FAIL, PASS, UNRESOLVED, Experiment, Outcome, Settings, summary
 from tools.experiments._arrays import fit
 from tools.experiments._parallel import in_processes

@@ -74,9 +74,9 @@ def run_of(method: Any, seed: int, data: Path, updates: int, points: int, lr: fl
     import paddle
 
     from ppvision.data.batch import to_device
-    from ppvision.data.coco import Coco
+    from ppvision.data.formats.coco import Coco
     from ppvision.data.loader import Loader
-    from ppvision.data.transforms import Compose, RandomFlip
+    from ppvision.data.transforms.image import Compose, RandomFlip
     from ppvision.device import use_device
     from ppvision.engine.optimizer import AdamW
     from ppvision.engine.schedule import Step
@@ -128,11 +128,11 @@ def judge(nets: dict[str, Any], data: Path) -> dict[str, float]:
     import paddle
 
     from ppvision.data.batch import normalise, to_device
-    from ppvision.data.coco import Coco
+    from ppvision.data.formats.coco import Coco
     from ppvision.data.loader import Loader
-    from ppvision.data.transforms import Compose
+    from ppvision.data.transforms.image import Compose
     from ppvision.metrics.coco import CocoAP
-    from ppvision.predict.detection import Detection
+    from ppvision.predict.tasks.detection import Detection
 
     dataset = Coco(str(data), "val")
     loader = Loader(dataset, Compose([]), batch_size=50, shuffle=False, keep_target=True)
@@ -166,7 +166,7 @@ _DONE: dict[tuple, dict[str, list[float]]] = {}  # runs of this process, so that
 
 def trained(arms: Sequence[str], settings: Settings) -> dict[str, list[dict[str, list[float]]]]:
     """Arm -> what `fit` gave for every seed. Two runs at a time, each in a process of its own with one thread."""
-    from ppvision.data.synthetic.coco import write_shapes
+    from ppvision.data.samples.synthetic.coco import write_shapes
 
     updates, points, counts = (2, 1, (32, 8)) if settings.quick else (UPDATES, POINTS, (SCENES, JUDGED))
     jobs = [(arm, seed, updates, points) for seed in settings.seeds for arm in arms]

@@ -75,7 +75,7 @@ def fit(arm: str, seed: int, updates: int, points: int, data: Path, weights: Pat
     import paddle
 
     from ppvision.methods.group_detr import GroupDetr
-    from ppvision.models.weights import load_weights
+    from ppvision.weights import load_weights
 
     paddle.seed(seed)
     if arm == "teacher":
@@ -112,9 +112,9 @@ def consistency(method: Any, taught: Any, data: Path) -> dict[str, float]:
     import paddle
 
     from ppvision.data.batch import normalise, to_device
-    from ppvision.data.coco import Coco
+    from ppvision.data.formats.coco import Coco
     from ppvision.data.loader import Loader
-    from ppvision.data.transforms import Compose
+    from ppvision.data.transforms.image import Compose
     from ppvision.methods.kd_dense import KdDense, picked, rows_of
     from ppvision.nn.anchors import decode_boxes
     from ppvision.nn.boxes import area, cxcywh_to_xyxy, inverse_sigmoid
@@ -160,7 +160,7 @@ def kept_teacher(folder: Path, updates: int, counts: Sequence[int]) -> tuple[Pat
 
 def trained(arms: Sequence[str], settings: Settings) -> dict[str, Any]:
     """Arm -> what `fit` gave for every seed, and "teacher" -> its one run. Two runs at a time, one thread each."""
-    from ppvision.data.synthetic.coco import write_shapes
+    from ppvision.data.samples.synthetic.coco import write_shapes
 
     updates, longer, counts = (2, 2, (32, 8)) if settings.quick else (UPDATES, TEACHER_UPDATES, (SCENES, JUDGED))
     points = 1 if settings.quick else POINTS

@@ -182,7 +182,7 @@ def digits(settings: Settings) -> Outcome:
     import cv2
     import paddle
 
-    from ppvision.data.imagefolder import ImageFolder
+    from ppvision.data.formats.imagefolder import ImageFolder
     from ppvision.methods.classification import Classification
     from tools.experiments import _arrays
 

@@ -1,0 +1,1 @@
+"""Tasks: what turns inputs into results, one file each."""

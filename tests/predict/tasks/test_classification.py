@@ -1,0 +1,36 @@
+"""Classification and feature extraction."""
+
+import numpy as np
+import paddle
+import pytest
+
+from ppvision.predict.tasks.base import create_task
+
+
+def test_probabilities_and_names():
+    logits = np.array([[0.0, np.log(3.0)], [2.0, 0.0]], np.float32)
+    task, batch = create_task("classification", class_names=["a", "b"], top=1), {"image": None, "name": ["x", "y"]}
+    results = task.results(task.run({"model": lambda _: paddle.to_tensor(logits)}, batch), batch)
+    assert results[0].scores == pytest.approx([0.25, 0.75]) and results[0].name == "x"
+    assert results[1].to_json()["classes"][0]["name"] == "a"
+
+
+def test_a_graph_that_gives_probabilities_is_left_alone():
+    task = create_task("classification", probabilities=True)
+    outputs = task.run({"model": lambda _: paddle.to_tensor([[0.9, 0.1]])}, {"image": None})
+    assert outputs["scores"].numpy()[0] == pytest.approx([0.9, 0.1])
+
+
+@pytest.mark.parametrize(
+    "output, names",
+    [
+        (lambda: {"cls": paddle.ones([2, 4]), "tokens": paddle.zeros([2, 3, 4])}, ["cls", "tokens"]),
+        (lambda: paddle.ones([2, 4]), ["features"]),
+        (lambda: [paddle.ones([2, 4]), paddle.ones([2, 4])], ["features0", "features1"]),
+    ],
+)
+def test_features(output, names):
+    task = create_task("features")
+    results = task.results(task.run({"model": lambda _: output()}, {"image": None}), {})
+    assert len(results) == 2 and list(results[0].arrays) == names
+    assert results[1].arrays[names[0]].shape == (4,)
