@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ppvision.version import __version__
+
 if TYPE_CHECKING:
     from ppvision import export
     from ppvision.engine.run import evaluate, train
@@ -16,8 +18,7 @@ if TYPE_CHECKING:
     from ppvision.weights.load import load_weights
     from ppvision.weights.pretrained import create_model
 
-__version__ = "0.1.0"
-__all__ = ["Predictor", "create_model", "evaluate", "export", "list_models", "load_weights", "train"]
+__all__ = ["__version__", "Predictor", "create_model", "evaluate", "export", "list_models", "load_weights", "train"]
 
 _HOME = {
     "create_model": "ppvision.weights",

