@@ -1,6 +1,8 @@
 """ppvision: computer-vision systems for PaddlePaddle with one training loop and one export path.
 
-The names below load what they need when first used: `import ppvision` imports neither Paddle nor numpy.
+The names below load what they need when first used: `import ppvision` imports neither Paddle nor numpy. It chooses the
+kernels that Paddle will compute with on a processor (see `ppvision.threads`), for which it must come before the first
+product.
 """
 
 from __future__ import annotations
@@ -8,12 +10,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ppvision.threads import choose_kernels
+
 if TYPE_CHECKING:
     from ppvision import export
     from ppvision.engine.run import evaluate, train
     from ppvision.models.weights import load_weights
     from ppvision.models.zoo import create_model, list_models
     from ppvision.predict.predictor import Predictor
+
+choose_kernels()
 
 __version__ = "0.1.0"
 __all__ = ["Predictor", "create_model", "evaluate", "export", "list_models", "load_weights", "train"]
