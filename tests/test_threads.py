@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from ppvision import threads
+from ppvision.models.weights import read
 from ppvision.threads import choose_kernels, choose_threads, in_force, num_processes, usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -244,6 +246,18 @@ class TestCommandLine:
             f"but not bit for bit; for that set {was} before the start (or --threads 3)"
         )
         assert "train.threads" not in line and self.state(recipe) == (2, kernels)
+
+    def test_a_resumed_run_with_as_many_threads_is_the_same_bit_for_bit(self, recipe):
+        train = ("train", "-c", str(recipe), "--threads", "2")
+        self.ppvision(*train)
+        last = recipe.parent / "run/iter_2"
+        straight = read(last / "model.pdparams")
+        shutil.rmtree(last)
+        self.ppvision(*train, "--resume", "auto")
+        resumed = read(last / "model.pdparams")
+        assert set(resumed) == set(straight) and len(straight) > 100
+        for key, array in straight.items():
+            np.testing.assert_array_equal(resumed[key], array, err_msg=key)
 
     def test_the_launcher_divides_the_cores(self, recipe, tmp_path):
         launcher = ("-m", "paddle.distributed.launch", "--nproc_per_node", "1", "--log_dir", str(tmp_path / "log"))
