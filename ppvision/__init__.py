@@ -1,6 +1,8 @@
 """ppvision: computer-vision systems for PaddlePaddle with one training loop and one export path.
 
-The names below load what they need when first used: `import ppvision` imports neither Paddle nor numpy.
+The names below load what they need when first used: `import ppvision` imports neither Paddle nor numpy. It chooses the
+kernels that Paddle will compute with on a processor (see `ppvision.threads`), for which it must come before the first
+product.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ppvision.threads import choose_kernels
 from ppvision.version import __version__
 
 if TYPE_CHECKING:
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from ppvision.predict.predictor import Predictor
     from ppvision.weights.load import load_weights
     from ppvision.weights.pretrained import create_model
+
+choose_kernels()
 
 __all__ = ["__version__", "Predictor", "create_model", "evaluate", "export", "list_models", "load_weights", "train"]
 

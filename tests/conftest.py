@@ -1,4 +1,5 @@
-"""What all tests share: one thread per worker, no package installed while they run, GPU tests only where a GPU is."""
+"""What all tests share: one thread per worker and the command line's kernels, no package installed while they run, GPU
+tests only where a GPU is."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("POLYGRAPHY_AUTOINSTALL_DEPS", "0")
 
 import pytest
+
+import ppvision  # noqa: F401  chooses the kernels, for the processes that tests start as well
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

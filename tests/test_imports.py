@@ -19,6 +19,7 @@ DIRECT = {
     "device": set(),
     "files": {"errors"},
     "version": set(),
+    "threads": set(),
     "config": {"errors"},
     "nn": {"errors", "config", "device"},
     "models": {"nn"},
@@ -29,7 +30,7 @@ DIRECT = {
     "predict": {"models", "weights", "data", "version"},
     "export": {"predict"},
     "methods": {"models", "data", "losses"},
-    "engine": {"methods", "metrics", "predict", "export"},
+    "engine": {"methods", "metrics", "predict", "export", "threads"},
     "cli": {"engine"},
 }
 DEPLOYED = ("nn", "models", "data", "predict", "export")  # what a server imports
@@ -277,7 +278,9 @@ class TestAtRunTime:
         assert set(names) <= modules
         assert not sorted(m for m in modules if m.startswith(tuple(f"ppvision.{part}" for part in TRAINING)))
 
-    @pytest.mark.parametrize("module", ["ppvision", "ppvision.config", "ppvision.cli", "ppvision.models.zoo"])
+    @pytest.mark.parametrize(
+        "module", ["ppvision", "ppvision.threads", "ppvision.config", "ppvision.cli", "ppvision.models.zoo"]
+    )
     def test_what_answers_fast_brings_no_paddle(self, module):
         heavy = {"paddle", "cv2", "onnx", "onnxruntime", "scipy", "matplotlib"}
         assert not heavy & modules_after(f"import {module}")

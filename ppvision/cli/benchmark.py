@@ -22,7 +22,7 @@ TABLE = [
     *[
         f
         for f in TRAIN
-        if f.name in ("batch_size", "num_workers", "precision", "amp", "amp_level", "to_static_training")
+        if f.name in ("threads", "batch_size", "num_workers", "precision", "amp", "amp_level", "to_static_training")
     ],
     Flag("--steps", int, "measured repetitions; default 10"),
     Flag("--warmup", int, "repetitions before; default 2"),
@@ -40,13 +40,15 @@ def main(argv: Sequence[str]) -> int:
     steps, warmup = (parsed.values.get(name, default) for name, default in (("steps", 10), ("warmup", 2)))
     if steps < 1 or warmup < 0:
         raise UserError(f"benchmark: --steps must be at least 1 and --warmup at least 0, got {steps} and {warmup}")
+    cfg = recipe.resolved(parsed)
+    recipe.start_paddle(cfg)
     if parsed.memory:
-        figures = plan(recipe.resolved(parsed), parsed.memory, parsed.values.get("processes", 1))
+        figures = plan(cfg, parsed.memory, parsed.values.get("processes", 1))
         print(f"{figures['model']}, {figures['micro_batch']} images of {figures['size']} in a process, GiB")
         for name, size in figures["gib"].items():
             print(f"{name:12}{size:12.3f}")
         return write(parsed.json, figures)
-    figures = measure(recipe.resolved(parsed), steps, warmup)
+    figures = measure(cfg, steps, warmup)
     print(
         f"{figures['model']}, batch {' x '.join(map(str, figures['shape']))}, {figures['device']}, {steps} repetitions"
     )

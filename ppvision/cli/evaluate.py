@@ -21,6 +21,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     cfg = recipe.resolved(parsed)
     weights = recipe.weights_of(parsed, cfg)
+    recipe.start_paddle(cfg)
     from ppvision.engine import evaluate
 
     figures = evaluate(cfg, weights=weights, output=parsed.output_eval)

@@ -29,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
     cfg = recipe.resolved(parsed)
     weights, options = recipe.weights_of(parsed, cfg), run_options(parsed, cfg)
     save_dir = parsed.save_dir or recipe.run_folder(cfg, "predictions")
+    recipe.start_paddle(cfg)
     from ppvision.predict import run
 
     records = run(cfg, image_path, save_dir, weights=weights, device=cfg.train.device, **options)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ppvision.cli.parser import Flag, Parsed, help_text, parse_args, recipe_overrides
 from ppvision.cli.tables import find_weights
 from ppvision.config import Config, Override, load
+from ppvision.threads import choose_threads, import_paddle
 
 
 def parse(verb: str, about: str, table: Sequence[Flag], argv: Sequence[str]) -> Parsed | None:
@@ -24,6 +25,16 @@ def resolved(parsed: Parsed, config: str | None = None) -> Config:
     path = config or parsed.config
     plain = [o for o in parsed.overrides if isinstance(o, Override)]
     return load(path, recipe_overrides(parsed, load(path, plain)))
+
+
+def start_paddle(cfg: Config) -> None:
+    """Import Paddle with the threads of the recipe. Comes before anything else that imports it.
+
+    Raises:
+        ModuleNotFoundError: Paddle is not installed.
+    """
+    choose_threads(cfg.train.threads)
+    import_paddle()
 
 
 def run_folder(cfg: Config, *parts: str) -> str:

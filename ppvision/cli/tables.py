@@ -116,6 +116,9 @@ DEVICE = [
     Flag("--device", help="cpu or gpu; default: gpu if usable", to=_device, opts="Global.device", metavar="cpu|gpu"),
     Flag("--use_gpu", bool, opts="use_gpu", to=lambda v, p, r: {"train.device": "gpu" if v else "cpu"}),
 ]
+THREADS = _rows(
+    "machine", Flag("--threads", int, "of the processor; default: usable cores / processes", "train.threads")
+)
 COMMON = [*_rows("recipe", CONFIG, OPTS), *_rows("machine", *DEVICE), *_rows("other", HELP)]
 WEIGHTS_OPTS = "weights pretrain_weights Global.pretrained_model"
 WEIGHTS = _rows(
@@ -156,6 +159,7 @@ TTA = _rows(
 
 TRAIN = [
     *COMMON,
+    *THREADS,
     *_rows(
         "recipe",
         Flag(
@@ -260,6 +264,7 @@ TRAIN = [
 
 EVAL = [
     *COMMON,
+    *THREADS,
     *WEIGHTS,
     *_rows(
         "evaluation",
@@ -293,6 +298,7 @@ EVAL = [
 
 PREDICT = [
     *COMMON,
+    *THREADS,
     *WEIGHTS,
     *_rows(
         "input and output",

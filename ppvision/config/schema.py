@@ -12,6 +12,7 @@ Count = Annotated[int, 1]
 NonNegative = Annotated[float, 0]
 Share = Annotated[float, 0, 1]
 Workers = Annotated[int, 0, 256]
+Threads = Annotated[int, 1, 1024]
 Triple = tuple[float, float, float]
 
 
@@ -44,6 +45,7 @@ class Train:
     ema: NonNegative | None = None  # decay of the moving average that is evaluated and saved, below 1
     seed: Annotated[int, 0, 2**63 - 1] = 0  # of everything random
     device: Literal["cpu", "gpu"] | None = None  # null: gpu if usable, else cpu
+    threads: Threads | None = None  # on a CPU; null: OMP_NUM_THREADS, else usable cores / processes
     save_interval: Count | None = None  # updates, or epochs where `epochs` counts; null: 1000 updates, 1 epoch
     keep: Count = 3  # checkpoints kept
     sync_bn: bool = False  # batch-norm statistics over all GPU processes
