@@ -14,8 +14,8 @@ from ppvision.threads import choose_kernels
 from ppvision.version import __version__
 
 if TYPE_CHECKING:
-    from ppvision import export
     from ppvision.engine.run import evaluate, train
+    from ppvision.exporting.exporter import export
     from ppvision.models.zoo import list_models
     from ppvision.predict.predictor import Predictor
     from ppvision.weights.load import load_weights
@@ -32,12 +32,11 @@ _HOME = {
     "Predictor": "ppvision.predict",
     "train": "ppvision.engine",
     "evaluate": "ppvision.engine",
+    "export": "ppvision.exporting",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name == "export":  # a package that can be called
-        return importlib.import_module("ppvision.export")
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'ppvision' has no attribute '{name}'")

@@ -112,15 +112,17 @@ def measure(cfg: Config, steps: int, warmup: int) -> dict[str, Any]:
     import paddle
 
     from ppvision.data.batch import to_device
+    from ppvision.data.collate import rows_of
     from ppvision.engine.run import Run, set_device
-    from ppvision.predict.predictor import task_name
-    from ppvision.predict.tasks.base import create_task
+    from ppvision.predict import assemble
+    from ppvision.predict.nets import EagerNet, on_device
 
     device = set_device(cfg.train.device)
     run = Run(load(cfg, ["train.overwrite=true", "train.resume=null", "train.profiler=null", "eval.enabled=false"]))
-    method, task = run.trainer.method, create_task(task_name(cfg))
+    method, task = run.trainer.method, assemble.task(cfg, None)
     batches = run.loader.stream(0)
-    batch = to_device(next(batches))
+    arrays = next(batches)
+    batch = to_device(arrays)
 
     def forward() -> None:
         method.begin(0, cfg.train.seed, 0)
@@ -131,7 +133,8 @@ def measure(cfg: Config, steps: int, warmup: int) -> dict[str, Any]:
 
     def inference() -> None:
         with run.trainer.evaluating() as nets:
-            outputs = task.run(nets, method.prepare(batch))
+            callables = {name: EagerNet(net, *assemble.statistics(cfg)) for name, net in nets.items()}
+            outputs = task.run(callables, on_device(task.inputs(arrays)))
             next(iter(outputs.values())).numpy()
 
     parts: dict[str, Callable[[], Any]] = {
@@ -140,7 +143,7 @@ def measure(cfg: Config, steps: int, warmup: int) -> dict[str, Any]:
         "update": lambda: run.trainer.update([batch] * cfg.train.accumulate),
         "inference": inference,
     }
-    count, times = batch["image"].shape[0], {}
+    count, times = rows_of(arrays), {}
     for name, part in parts.items():
         images = count * (cfg.train.accumulate if name == "update" else 1)
         for _ in range(warmup):
@@ -151,7 +154,7 @@ def measure(cfg: Config, steps: int, warmup: int) -> dict[str, Any]:
     return {
         "config": cfg.path,
         "model": cfg.model.type,
-        "shape": list(batch["image"].shape),
+        "shape": list(next(array.shape for array in task.inputs(arrays).values())),
         "device": device,
         "machine": platform.machine(),
         "paddle": paddle.__version__,

@@ -143,6 +143,18 @@ FOREIGN = [  # of every verb
         refuse="the run folder has one layout; point your tool at output/<recipe>/best_model",
     ),
 ]
+EXTRA = Flag(
+    "--extra",
+    [str],
+    "what the task takes besides its input: source=face.jpg scale=2.5",
+    metavar="NAME=VALUE",
+)
+TRUST = Flag(
+    "--trust",
+    [str],
+    "modules of your own that an export may name; they are imported, so name only what you trust",
+    metavar="MODULE",
+)
 TTA = _rows(
     "test-time augmentation",
     Flag("--aug_eval --aug_pred", bool, "false switches the recipe's off", to=_augmented),
@@ -313,6 +325,7 @@ PREDICT = [
             metavar="DIR",
         ),
         Flag("--batch_size", int, "images per batch"),
+        EXTRA,
     ),
     *TTA,
     *_rows(
@@ -348,7 +361,7 @@ EXPORT = [
         Flag(
             "--input_shape",
             [int],
-            "fixed sides; -1 (default) is free",
+            "fixed sides of the picture; -1 (default) is free",
             to=_input_shape,
             opts="TestReader.inputs_def.image_shape Global.image_shape",
             metavar="N C H W",
@@ -357,7 +370,7 @@ EXPORT = [
             "--output_op",
             help="what ends the graph; default: the task's own",
             key="export.output_op",
-            choices=("argmax", "softmax", "detections", "none"),
+            metavar="NAME",
         ),
         Flag("--formats", [str], "files to write", "export.formats", choices=("paddle", "onnx", "pdmodel")),
     ),

@@ -100,8 +100,9 @@ class Eval:
 class Export:
     """What export writes and how far it may deviate."""
 
-    input_shape: list[int] = field(default_factory=lambda: [-1, 3, -1, -1])  # N, C, H, W; -1 is free
-    output_op: Literal["argmax", "softmax", "detections", "none"] | None = None  # null: the task's own
+    input_shape: list[int] = field(default_factory=lambda: [-1, 3, -1, -1])  # N, C, H, W of the picture; -1 is free
+    shapes: dict[str, list[int]] | None = None  # of inputs by name, -1 is free; null: as the network declares them
+    output_op: str | None = None  # what ends the graph, one of the task's endings; null: its first
     formats: list[Literal["paddle", "onnx", "pdmodel"]] = field(
         default_factory=lambda: ["paddle", "onnx"]
     )  # what is written

@@ -34,6 +34,7 @@ from ppvision.engine.trainer import Trainer
 from ppvision.errors import RunError, UserError
 from ppvision.methods.base import Method
 from ppvision.models import zoo
+from ppvision.predict import assemble
 from ppvision.threads import in_force
 
 RESOLVED = "# A resolved recipe, written by ppvision.\n"
@@ -74,9 +75,7 @@ def evaluate(
     cfg = load(config, overrides)
     set_device(cfg.train.device)
     distributed.start()
-    source = weights or str(run_folder(cfg) / "best_model")
-    if weights is None and not Path(source).exists():
-        raise UserError(f"no weights: {source} does not exist; train first or give --model_path")
+    source = assemble.weights_of(cfg, weights)
     net = load_model(cfg, source)
     evaluator = build_evaluator(cfg, net)
     if evaluator.wants_losses:
@@ -233,7 +232,6 @@ def build_data(cfg: Config, part: str) -> Any:
 def build_evaluator(cfg: Config, net: nn.Layer) -> Evaluator:
     """Loader of `data.val`, task and metrics of the recipe."""
     from ppvision.data import Loader, build_transforms
-    from ppvision.predict.tasks.base import create_task
 
     dataset = build_data(cfg, "val")
     check_classes(cfg, dataset, net)
@@ -248,16 +246,11 @@ def build_evaluator(cfg: Config, net: nn.Layer) -> Evaluator:
         workers=cfg.data.workers if cfg.eval.workers is None else cfg.eval.workers,
         keep_target=True,
     )
-    names, palette = getattr(dataset, "class_names", ()), getattr(dataset, "palette", None)
-    task_name = cfg.eval.task or (zoo.entry(cfg.model.type).task if cfg.model.type in zoo.ZOO else None)
-    if task_name is None:
-        raise UserError(f"eval.task is needed for '{cfg.model.type}', which is not in the model zoo")
-    options = {k: getattr(cfg.eval, k) for k in ("flip", "flip_vertical", "scales", "slide")}
-    task = create_task(task_name, class_names=names, palette=palette, **options)
+    task_name, task = assemble.task_name(cfg), assemble.task(cfg, dataset)
     known = {
         "num_classes": getattr(dataset, "num_classes", 0),
         "ignore_index": getattr(dataset, "ignore_index", 255),
-        "class_names": names,
+        "class_names": task.class_names,
     }
     specs = [{"type": m} if isinstance(m, str) else m for m in cfg.eval.metrics]
     metrics = [build("metric", Component(m, f"eval.metrics.{i}", cfg.where), **known) for i, m in enumerate(specs)]
