@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ppvision import export
-    from ppvision.engine.run import evaluate, train
+    from ppvision.engine.evaluation import evaluate
+    from ppvision.engine.run import train
     from ppvision.models.zoo import list_models
     from ppvision.predict.predictor import Predictor
     from ppvision.weights.load import load_weights

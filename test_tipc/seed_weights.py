@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     import paddle
 
     from ppvision.config import load
-    from ppvision.engine.run import build_model
+    from ppvision.engine.build import build_model
     from ppvision.models.zoo import deployables
 
     paddle.set_device("cpu")

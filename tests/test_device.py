@@ -23,11 +23,11 @@ def test_transposes_are_copies_on_the_cpu_and_stay_views_elsewhere(monkeypatch):
 
 
 def test_training_chooses_its_device_this_way(monkeypatch):
-    from ppvision.engine import run
+    from ppvision.engine import build
 
     asked = []
-    monkeypatch.setattr(run, "use_device", asked.append)
-    run.set_device("cpu")
+    monkeypatch.setattr(build, "use_device", asked.append)
+    build.set_device("cpu")
     assert asked == ["cpu"]
 
 

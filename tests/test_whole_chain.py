@@ -19,7 +19,7 @@ import ppvision
 from ppvision.config import load
 from ppvision.data.samples.synthetic.coco import write_shapes
 from ppvision.data.samples.synthetic.street import write as write_street
-from ppvision.engine.run import build_model
+from ppvision.engine.build import build_model
 from ppvision.engine.trainer import Trainer
 from ppvision.models import zoo
 from ppvision.weights import read, state_of

@@ -44,7 +44,7 @@ def draw(args: argparse.Namespace) -> list[Path]:
     from ppvision.data import build_transforms
     from ppvision.data.batch import to_device
     from ppvision.data.collate import collate
-    from ppvision.engine.run import build_data, load_method, load_model
+    from ppvision.engine.build import build_data, load_method, load_model
     from ppvision.errors import UserError
     from ppvision.methods.cae_v2 import CaeV2Pretraining
     from ppvision.predict.drawing import write_image

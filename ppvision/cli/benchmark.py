@@ -110,13 +110,13 @@ def measure(cfg: Config, steps: int, warmup: int) -> dict[str, Any]:
     import paddle
 
     from ppvision.data.batch import to_device
-    from ppvision.engine.run import Run, set_device
+    from ppvision.engine.build import build_parts, set_device
     from ppvision.predict.predictor import task_name
     from ppvision.predict.tasks.base import create_task
 
     device = set_device(cfg.train.device)
-    run = Run(load(cfg, ["train.overwrite=true", "train.resume=null", "train.profiler=null", "eval.enabled=false"]))
-    method, task = run.trainer.method, create_task(task_name(cfg))
+    run = build_parts(load(cfg, ["eval.enabled=false"]))
+    trainer, method, task = run.trainer, run.trainer.method, create_task(task_name(cfg))
     batches = run.loader.stream(0)
     batch = to_device(next(batches))
 
@@ -128,14 +128,14 @@ def measure(cfg: Config, steps: int, warmup: int) -> dict[str, Any]:
         sum(method.losses(phase, prepared).values()).item()  # waits for the device
 
     def inference() -> None:
-        with run.trainer.evaluating() as nets:
+        with trainer.evaluating() as nets:
             outputs = task.run(nets, method.prepare(batch))
             next(iter(outputs.values())).numpy()
 
     parts: dict[str, Callable[[], Any]] = {
         "load": lambda: next(batches),
         "forward": forward,
-        "update": lambda: run.trainer.update([batch] * cfg.train.accumulate),
+        "update": lambda: trainer.update([batch] * cfg.train.accumulate),
         "inference": inference,
     }
     count, times = batch["image"].shape[0], {}
