@@ -14,7 +14,8 @@ from ppvision.threads import choose_kernels
 from ppvision.version import __version__
 
 if TYPE_CHECKING:
-    from ppvision.engine.run import evaluate, train
+    from ppvision.engine.evaluation import evaluate
+    from ppvision.engine.run import train
     from ppvision.exporting.exporter import export
     from ppvision.models.zoo import list_models
     from ppvision.predict.predictor import Predictor

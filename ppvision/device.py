@@ -44,6 +44,13 @@ def use_device(device: str) -> None:
     paddle.set_flags({"FLAGS_use_stride_kernel": not device.startswith("cpu")})
 
 
+def set_device(device: str | None) -> str:
+    """Choose a device as `choose_device` does and make it the one of everything that follows; which it is."""
+    chosen = choose_device(device)
+    use_device(chosen)
+    return chosen
+
+
 def tensor_of(array: np.ndarray) -> Tensor:
     """A tensor with the array's content. Every constructor that takes an array leaks a Python list per call (Paddle
     3.3.1), a kilobyte per training step in all; filling an empty tensor does not."""

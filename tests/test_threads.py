@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from ppvision import threads
-from ppvision.models.weights import read
+from ppvision.weights import read
 from ppvision.threads import choose_kernels, choose_threads, in_force, num_processes, usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -113,13 +113,14 @@ def measure(cfg: Config, steps: int, warmup: int) -> dict[str, Any]:
 
     from ppvision.data.batch import to_device
     from ppvision.data.collate import rows_of
-    from ppvision.engine.run import Run, set_device
+    from ppvision.device import set_device
+    from ppvision.engine.build import build_parts
     from ppvision.predict import assemble
     from ppvision.predict.nets import EagerNet, on_device
 
     device = set_device(cfg.train.device)
-    run = Run(load(cfg, ["train.overwrite=true", "train.resume=null", "train.profiler=null", "eval.enabled=false"]))
-    method, task = run.trainer.method, assemble.task(cfg, None)
+    run = build_parts(load(cfg, ["eval.enabled=false"]))
+    trainer, method, task = run.trainer, run.trainer.method, assemble.task(cfg, None)
     batches = run.loader.stream(0)
     arrays = next(batches)
     batch = to_device(arrays)
@@ -132,7 +133,7 @@ def measure(cfg: Config, steps: int, warmup: int) -> dict[str, Any]:
         sum(method.losses(phase, prepared).values()).item()  # waits for the device
 
     def inference() -> None:
-        with run.trainer.evaluating() as nets:
+        with trainer.evaluating() as nets:
             callables = {name: EagerNet(net, *assemble.statistics(cfg)) for name, net in nets.items()}
             outputs = task.run(callables, on_device(task.inputs(arrays)))
             next(iter(outputs.values())).numpy()
@@ -140,7 +141,7 @@ def measure(cfg: Config, steps: int, warmup: int) -> dict[str, Any]:
     parts: dict[str, Callable[[], Any]] = {
         "load": lambda: next(batches),
         "forward": forward,
-        "update": lambda: run.trainer.update([batch] * cfg.train.accumulate),
+        "update": lambda: trainer.update([batch] * cfg.train.accumulate),
         "inference": inference,
     }
     count, times = rows_of(arrays), {}

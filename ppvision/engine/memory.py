@@ -20,8 +20,8 @@ import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
+from ppvision.engine.recompute import sublayer
 from ppvision.engine.sharding import owners
-from ppvision.engine.trainer import sublayer
 from ppvision.errors import UserError
 from ppvision.models.network import inputs_of
 from ppvision.models.profile import operations

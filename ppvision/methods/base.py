@@ -23,7 +23,8 @@ from ppvision.nn.normalise import normaliser_of
 @dataclass(frozen=True)
 class Phase:
     """One optimizer step of an update. `optimizer` names a group of `Method.param_groups`; `every` > 1 is lazy
-    regularisation: the phase runs at each `every`-th step and the Trainer multiplies its loss by `every`."""
+    regularisation: the phase runs at each `every`-th step, the Trainer multiplies its loss by `every`, and its terms
+    are logged without being part of `loss`."""
 
     name: str
     optimizer: str
@@ -41,6 +42,7 @@ class Method(nn.Layer):
         step: number of updates made so far, skipped ones included.
         seed: the recipe's.
         rng: generator of this update and rank; `shared_rng` is the same on all ranks.
+        total_updates: length of the run, set before its first update, of which a ramp takes a share; 1 outside a run.
     """
 
     phases: ClassVar[tuple[Phase, ...]] = (Phase("main", "model"),)
@@ -50,13 +52,24 @@ class Method(nn.Layer):
     def __init__(self) -> None:
         super().__init__()
         self.step = self.seed = 0
+        self.total_updates = 1
         self.rng = self.shared_rng = np.random.Generator(np.random.Philox(0))
         self.mean: Sequence[float] = (0.0, 0.0, 0.0)
         self.std: Sequence[float] = (255.0, 255.0, 255.0)
 
     def deployables(self) -> dict[str, nn.Layer]:
-        """What is evaluated, averaged, saved as `model.pdparams` and exported."""
+        """What is evaluated, saved as `model.pdparams` and exported."""
         return deployables(self.model)
+
+    def averaged(self) -> dict[str, nn.Layer]:
+        """What the EMA follows. The default: the deployables of which an optimizer trains a parameter, since a frozen
+        one (an encoder) is deployed as it came. Asked in training mode.
+        """
+        layers = self.param_groups().values()
+        trained = {id(p) for layer in layers for p in layer.parameters() if not p.stop_gradient}
+        return {
+            name: net for name, net in self.deployables().items() if any(id(p) in trained for p in net.parameters())
+        }
 
     def param_groups(self) -> dict[str, nn.Layer]:
         """Optimizer name -> the layer whose parameters it trains (frozen parts excepted). The default trains
@@ -72,11 +85,13 @@ class Method(nn.Layer):
         """Denominators of this micro-batch (valid pixels, boxes). The Trainer averages them over micro-batches and
         ranks before the first forward and gives them back as `batch["normaliser"]`: since it averages the losses
         likewise, accumulation and several processes then equal one big batch exactly, however unevenly the counts are
-        spread."""
+        spread. Whoever calls `losses` without a Trainer adds it likewise."""
         return {}
 
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Scalar loss terms of a phase for one micro-batch; the Trainer back-propagates their sum."""
+        """Scalar loss terms of a phase for one micro-batch, which is what `prepare` gave and `normaliser`; the Trainer
+        back-propagates their sum.
+        """
         raise TypeError(f"{type(self).__name__} defines no losses")
 
     def validate(self, batch: dict[str, Any]) -> dict[str, Tensor]:
