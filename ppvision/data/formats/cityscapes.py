@@ -110,7 +110,8 @@ def write(root: str | os.PathLike, split: str, city: str, frame: str, image: np.
         image: uint8 [H,W,3] RGB.
         label_ids: uint8 [H,W], 0..33.
     """
-    for folder, kind, picture in (("leftImg8bit", "leftImg8bit", image), ("gtFine", "gtFine_labelIds", label_ids)):
+    kinds = (("leftImg8bit", "leftImg8bit", image, 3), ("gtFine", "gtFine_labelIds", label_ids, 6))
+    for folder, kind, picture, compress_level in kinds:
         path = Path(root, folder, split, city, f"{city}_{frame}_{kind}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path, compress_level=3)
+        Image.fromarray(picture).save(path, compress_level=compress_level)

@@ -332,6 +332,7 @@ def write(
     images: Sequence[Mapping[str, Any]],
     annotations: Sequence[Mapping[str, Any]],
     categories: Sequence[Mapping[str, Any]],
+    indent: int | None = None,
     **more: Any,
 ) -> None:
     """Write the annotations of a split; the pictures belong in `{root}/{split}/`.
@@ -341,12 +342,15 @@ def write(
         annotations: `id`, `image_id`, `category_id`, `bbox` [x, y, width, height], `area`, `iscrowd`, and
             `segmentation` where there is one.
         categories: `id` and `name` of each class.
+        indent: spaces of a level, for people to read; None for one line.
         more: further entries of the file, such as `info`.
     """
     content = more | {"images": list(images), "annotations": list(annotations), "categories": list(categories)}
     path = Path(root, default_table(split))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(content, indent=indent, separators=None if indent else (",", ":")) + "\n", encoding="utf-8"
+    )
 
 
 def _some(values: Iterable[Any]) -> str:

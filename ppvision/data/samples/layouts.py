@@ -87,7 +87,7 @@ def write_bear_boxes(folder: Path, package: Archive, split: str, numbers: tuple[
                 {"id": 10 * number + len(annotations), "image_id": number, "category_id": 1, "iscrowd": 0}
                 | outline(polygon)
             )
-    coco.write(folder, split, images, annotations, [{"id": 1, "name": "bear"}])
+    coco.write(folder, split, images, annotations, [{"id": 1, "name": "bear"}], indent=1)
 
 
 def outline(polygon: list[float]) -> dict:
