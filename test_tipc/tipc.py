@@ -290,7 +290,7 @@ class Pool:
             return 130
         environment = {**os.environ, "TIPC_STRICT": "1"}
         if self.jobs > 1:  # chains share the machine
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.jobs)))
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // self.jobs)))
         if self.mode == "benchmark_train":
             environment.setdefault("BENCHMARK_LOG_DIR", f"{OUTPUT}/{name}/benchmark")
         argv = [sys.executable, __file__, *words]
@@ -300,6 +300,11 @@ class Pool:
             return child.wait()
         finally:
             self.children.discard(child)
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _usage(message: str) -> int:

@@ -336,6 +336,7 @@ def _work(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()  # a collection would write to every inherited object, and so copy every inherited page
+    os.environ["OMP_NUM_THREADS"] = "1"  # for what a data set loads here; the trainer's threads are not for workers
     cv2.setNumThreads(0)
     for inherited in parents:
         inherited.close()

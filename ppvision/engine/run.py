@@ -25,7 +25,7 @@ from ppvision.config import Component, Config, build, check, load, optimizer_spe
 from ppvision.data.batch import to_device
 from ppvision.device import use_device
 from ppvision.engine import checkpoint, distributed
-from ppvision.engine.continuity import check_continuity
+from ppvision.engine.continuity import check_arithmetic, check_continuity
 from ppvision.engine.evaluator import Evaluator
 from ppvision.engine.log import RunLog, stamped, truncate
 from ppvision.engine.profiler import StepProfiler
@@ -34,6 +34,8 @@ from ppvision.engine.trainer import Trainer
 from ppvision.errors import RunError, UserError
 from ppvision.methods.base import Method
 from ppvision.models import zoo
+from ppvision.predict import assemble
+from ppvision.threads import in_force
 
 RESOLVED = "# A resolved recipe, written by ppvision.\n"
 
@@ -73,9 +75,7 @@ def evaluate(
     cfg = load(config, overrides)
     set_device(cfg.train.device)
     distributed.start()
-    source = weights or str(run_folder(cfg) / "best_model")
-    if weights is None and not Path(source).exists():
-        raise UserError(f"no weights: {source} does not exist; train first or give --model_path")
+    source = assemble.weights_of(cfg, weights)
     net = load_model(cfg, source)
     evaluator = build_evaluator(cfg, net)
     if evaluator.wants_losses:
@@ -232,7 +232,6 @@ def build_data(cfg: Config, part: str) -> Any:
 def build_evaluator(cfg: Config, net: nn.Layer) -> Evaluator:
     """Loader of `data.val`, task and metrics of the recipe."""
     from ppvision.data import Loader, build_transforms
-    from ppvision.predict.tasks.base import create_task
 
     dataset = build_data(cfg, "val")
     check_classes(cfg, dataset, net)
@@ -247,16 +246,11 @@ def build_evaluator(cfg: Config, net: nn.Layer) -> Evaluator:
         workers=cfg.data.workers if cfg.eval.workers is None else cfg.eval.workers,
         keep_target=True,
     )
-    names, palette = getattr(dataset, "class_names", ()), getattr(dataset, "palette", None)
-    task_name = cfg.eval.task or (zoo.entry(cfg.model.type).task if cfg.model.type in zoo.ZOO else None)
-    if task_name is None:
-        raise UserError(f"eval.task is needed for '{cfg.model.type}', which is not in the model zoo")
-    options = {k: getattr(cfg.eval, k) for k in ("flip", "flip_vertical", "scales", "slide")}
-    task = create_task(task_name, class_names=names, palette=palette, **options)
+    task_name, task = assemble.task_name(cfg), assemble.task(cfg, dataset)
     known = {
         "num_classes": getattr(dataset, "num_classes", 0),
         "ignore_index": getattr(dataset, "ignore_index", 255),
-        "class_names": names,
+        "class_names": task.class_names,
     }
     specs = [{"type": m} if isinstance(m, str) else m for m in cfg.eval.metrics]
     metrics = [build("metric", Component(m, f"eval.metrics.{i}", cfg.where), **known) for i, m in enumerate(specs)]
@@ -475,6 +469,8 @@ class Run:
             found = checkpoint.find(settings.resume, self.folder, self._warn)
             if found is not None:
                 check_continuity(self.cfg, found.folder, self._warn, (found.state.get("world", self.world), self.world))
+                if paddle.device.get_device() == "cpu":
+                    check_arithmetic(found.state, found.folder, in_force(), self._warn)
             return found
         records = self.folder / "log.jsonl"
         used = checkpoint.steps(self.folder) or (records.is_file() and records.stat().st_size > 0)
@@ -546,6 +542,7 @@ class Run:
         optimizers = self.trainer.optimizer_arrays() if shared else {}
         bad = [part["bad"].tolist() for part in distributed.gather({"bad": np.array([*self.loader.bad], np.int64)})]
         if self.rank == 0:
+            threads, kernels = in_force()
             state = {
                 "trainer": self.trainer.state(),
                 "world": self.world,
@@ -560,6 +557,8 @@ class Run:
                 "epoch_sum": self.epoch_sum,
                 "epoch_count": self.epoch_count,
                 "frozen": self.trainer.method.frozen_sources(),
+                "threads": threads,
+                "kernels": kernels,
                 "versions": versions(),
             }
             files = self.trainer.files(optimizers)
@@ -630,9 +629,10 @@ class Run:
 
     def _say_start(self) -> None:
         found = versions()
+        threads, _ = in_force()
         self.log.info(
             f"ppvision {found['ppvision']}, paddle {found['paddle']}, {paddle.device.get_device()}, "
-            f"{self.world} process(es)"
+            f"{self.world} process(es), {threads} thread(s)"
         )
         self.log.info(f"config {self.cfg.path}, resolved in {self.folder / 'config.yml'}", screen=True)
         for line in self.cfg.to_yaml().splitlines():
@@ -649,6 +649,11 @@ class Run:
             f"{len(self.loader.dataset)} samples, {self.updates_per_epoch} updates an epoch, "
             f"{count:,} trained parameters{start}"
         )
+        if self.cfg.train.threads not in (None, threads):
+            self._warn(
+                f"{self.cfg.where('train.threads')}: train.threads {self.cfg.train.threads} came too late, Paddle was "
+                f"imported with {threads}; set OMP_NUM_THREADS={self.cfg.train.threads} before it is imported"
+            )
         if self.cfg.train.amp != "O0" and paddle.device.get_device() == "cpu":
             self.log.info(f"train.amp {self.cfg.train.amp} changes nothing on CPU: auto-cast is inert there")
 

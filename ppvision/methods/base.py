@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import paddle
 from paddle import Tensor, nn
 
-from ppvision.data.batch import normalise
+from ppvision.data.fields import field_of, is_normalised
 from ppvision.models.zoo import deployables
+from ppvision.nn.normalise import normaliser_of
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,27 @@ class Method(nn.Layer):
             }
             for name in self.frozen
         }
+
+
+def normalise(batch: dict[str, Any], mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    """A batch on the device whose pictures are float32 [B,3,H,W], normalised by `nn.Normalise`.
+
+    Args:
+        batch: uint8 [B,H,W,3] under the keys that `fields` calls pictures; `valid` (optional) bool [B,H,W], False where
+            collate padded the image.
+        mean: per channel, RGB, 0..255.
+        std: per channel, RGB, 0..255.
+
+    Returns:
+        A shallow copy; a float picture (already normalised) is left alone.
+    """
+    layer = normaliser_of(tuple(mean), tuple(std))
+    pictures = {}
+    for key, value in batch.items():
+        if is_normalised(key) and value.dtype == paddle.uint8:
+            valid = batch.get("valid") if field_of(key).collate == "canvas" else None
+            pictures[key] = layer(value.transpose([0, 3, 1, 2]), valid)
+    return {**batch, **pictures}
 
 
 def _digest(layer: nn.Layer) -> str:

@@ -302,7 +302,7 @@ class TestRecipeVerbs:
         ],
     )
     def test_export(self, monkeypatch, argv, folder):
-        import ppvision.export
+        import ppvision.exporting
 
         seen = {}
         monkeypatch.setattr(ppvision.export, "export", lambda cfg, **given: seen.update(given, cfg=cfg), raising=False)

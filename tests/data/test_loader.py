@@ -115,6 +115,16 @@ class TestStream:
         assert_same(take(make(seg_root, workers=workers).stream(), 9), expected)
         assert_no_children()
 
+    @pytest.mark.parametrize(("workers", "threads"), [(0, 7), (1, 1)])
+    def test_a_worker_has_one_thread(self, monkeypatch, workers, threads):
+        monkeypatch.setenv("OMP_NUM_THREADS", "7")
+
+        def told(sample: dict, rng: np.random.Generator) -> dict:
+            return {**sample, "threads": int(os.environ["OMP_NUM_THREADS"])}
+
+        (batch,) = take(Loader(Numbers(4), told, batch_size=2, shuffle=False, workers=workers).stream(), 1)
+        assert list(batch["threads"]) == [threads, threads] and os.environ["OMP_NUM_THREADS"] == "7"
+
     def test_large_batches_travel_unchanged(self, tmp_path):
         images = Numbers(8)
         images.__class__ = type("Large", (Numbers,), {"__getitem__": large})

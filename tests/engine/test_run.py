@@ -13,6 +13,7 @@ import yaml
 from recipes import recipe, records
 
 from ppvision.engine import checkpoint, evaluate, train
+from ppvision.engine.continuity import check_arithmetic
 from ppvision.errors import UserError
 from ppvision.weights import read
 
@@ -52,6 +53,30 @@ def test_n_resume_n_equals_2n_bit_for_bit(tmp_path, workers):
 def test_workers_do_not_change_a_run(tmp_path):
     path = recipe(tmp_path)
     same_checkpoint(run_of(path, tmp_path / "a") / "iter_8", run_of(path, tmp_path / "b", "data.workers=2") / "iter_8")
+
+
+@pytest.mark.parametrize(
+    ("state", "now", "said"),
+    [
+        ({}, (2, "7"), None),  # a checkpoint of before the two were recorded
+        ({"threads": 2, "kernels": "7"}, (2, "7"), None),
+        ({"threads": 1, "kernels": None}, (1, None), None),
+        ({"threads": 2, "kernels": "7"}, (1, "7"), "OMP_NUM_THREADS=1 MKL_DEBUG_CPU_TYPE=7"),
+        ({"threads": 2, "kernels": "7"}, (2, None), "OMP_NUM_THREADS=2 MKL_DEBUG_CPU_TYPE="),
+    ],
+)
+def test_other_threads_or_kernels_are_told(state, now, said):
+    lines = []
+    check_arithmetic(state, Path("run/iter_4"), now, lines.append)
+    was = "OMP_NUM_THREADS=2 MKL_DEBUG_CPU_TYPE=7"
+    whole = f"run/iter_4 was made with {was} (now {said}): the run goes on, but not bit for bit; for that set {was}"
+    assert lines == ([] if said is None else [f"{whole} before the start (or --threads 2)"])
+
+
+def test_threads_that_come_too_late_are_told(tmp_path, capsys):
+    run_of(recipe(tmp_path), tmp_path / "run", "train.iters=1", "train.threads=3", "eval.enabled=false")
+    late = "train.threads 3 came too late, Paddle was imported with 1; set OMP_NUM_THREADS=3 before it is imported"
+    assert late in capsys.readouterr().out
 
 
 def test_the_run_folder_is_as_documented(tmp_path, capsys):
