@@ -302,7 +302,7 @@ def test_sigterm_saves_and_ends_well(tmp_path):
             process.terminate()
             break
     out = process.stdout.read()
-    assert process.wait(timeout=60) == 0 and "continue with --resume" in out
+    assert process.wait(timeout=300) == 0 and "continue with --resume" in out
     found = checkpoint.newest(tmp_path / "run")
     assert found is not None and 3 <= found.state["step"] < 1000
 
