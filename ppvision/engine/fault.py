@@ -25,7 +25,10 @@ class Fault(Exception):
         self, phase: str, what: str, terms: Mapping[str, Tensor], *, overflow: bool = False, elsewhere: bool = False
     ):
         super().__init__(f"phase '{phase}': {what}")
-        self.phase, self.what, self.overflow, self.elsewhere = phase, what, overflow, elsewhere
+        self.phase = phase
+        self.what = what
+        self.overflow = overflow
+        self.elsewhere = elsewhere
         self.terms = {k: float(v.detach().astype("float32").item()) for k, v in terms.items()}
 
 

@@ -39,7 +39,9 @@ class Progress:
     """
 
     def __init__(self, length: Length, interval: int, images: int):
-        self.length, self.interval, self.images = length, interval, images
+        self.length = length
+        self.interval = interval
+        self.images = images
         self.pending: list[dict[str, float]] = []  # terms since the last line
         self.epoch_sums: dict[str, float] = {}
         self.epoch_counts: dict[str, int] = {}

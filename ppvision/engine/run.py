@@ -54,7 +54,9 @@ def find_checkpoint(cfg: Config) -> checkpoint.Checkpoint | None:
     Raises:
         UserError: it was made by another recipe, or the folder holds an earlier run and nobody said what to do.
     """
-    settings, folder, world = cfg.train, run_folder(cfg), distributed.world_size()
+    settings = cfg.train
+    folder = run_folder(cfg)
+    world = distributed.world_size()
     if settings.resume:
         found = checkpoint.find(settings.resume, folder, warn)
         if found is not None:
@@ -118,7 +120,10 @@ class Run:
 
     def _loop(self) -> dict[str, float]:
         """Read, update, log, evaluate, save: until the end, a signal or too many evaluations without gain."""
-        trainer, progress, length, log = self.trainer, self.progress, self.length, self.log
+        trainer = self.trainer
+        progress = self.progress
+        length = self.length
+        log = self.log
         accumulate = self.cfg.train.accumulate
         figures: dict[str, float] = {}
         profiler = StepProfiler(parse_profiler(self.cfg.train.profiler)) if self.cfg.train.profiler else None

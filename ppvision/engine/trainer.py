@@ -306,7 +306,8 @@ class Trainer:
         Raises:
             UserError: the checkpoint belongs to another recipe.
         """
-        own, saved = self.method.trained_state(), arrays("method.pdparams")
+        own = self.method.trained_state()
+        saved = arrays("method.pdparams")
         wrong = [k for k in own if k not in saved or tuple(saved[k].shape) != tuple(own[k].shape)] + [
             k for k in saved if k not in own
         ]
