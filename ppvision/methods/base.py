@@ -15,7 +15,9 @@ import numpy as np
 from paddle import Tensor, nn
 
 from ppvision.data.batch import normalise
+from ppvision.models.network import promises
 from ppvision.models.zoo import deployables
+from ppvision.nn.promises import Promises
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Phase:
     every: int = 1
 
 
-class Method(nn.Layer):
+class Method(Promises):
     """Base of all training algorithms; the default trains and deploys the single network `self.model`.
 
     Attributes:
@@ -39,11 +41,13 @@ class Method(nn.Layer):
         step: number of updates made so far, skipped ones included.
         seed: the recipe's.
         rng: generator of this update and rank; `shared_rng` is the same on all ranks.
+        loss: the loss that reads the data set's labels, where there is one: its `ignore_index` must be theirs.
     """
 
     phases: ClassVar[tuple[Phase, ...]] = (Phase("main", "model"),)
     frozen: ClassVar[tuple[str, ...]] = ()
     components: ClassVar[dict[str, str]] = {}
+    loss: nn.Layer | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,6 +101,12 @@ class Method(nn.Layer):
         places = batch["index"].numpy().tolist() if "index" in batch else range(len(batch["image"]))
         return [np.random.Generator(np.random.Philox(key=[self.seed % 2**64, 2**63 + i])) for i in places]
 
+    def training_graph(self) -> nn.Layer | None:
+        """A layer whose forward is the training computation, for the memory planner: it takes what a deployable takes.
+        None: the deployables stand for it.
+        """
+        return None
+
     def on_update(self, step: int) -> None:
         """Called after each update that was not skipped: teacher momentum, ramps."""
 
@@ -137,7 +147,7 @@ class Method(nn.Layer):
         """Frozen part -> where its weights came from and their sha256, for `state.json`."""
         return {
             name: {
-                "source": str(getattr(getattr(self, name), "weights_source", "in memory")),
+                "source": str(promises(getattr(self, name)).weights_source),
                 "sha256": _digest(getattr(self, name)),
             }
             for name in self.frozen
