@@ -29,7 +29,7 @@ class Promises(nn.Layer):
     def __setattr__(self, name: str, value: Any) -> None:
         """A part (a sub-layer) with the name of a promise keeps it: otherwise the class's default would be found."""
         super().__setattr__(name, value)
-        if isinstance(value, nn.Layer) and hasattr(type(self), name):
+        if (value is None or isinstance(value, nn.Layer)) and hasattr(type(self), name):
             self.__dict__[name] = value
 
 

@@ -31,7 +31,7 @@ Rules = tuple[tuple[str, str], ...]
 State = dict[str, np.ndarray]
 
 _TOKEN = re.compile(r"\{(?P<name>\w+)(?:(?P<operator>[+*@])(?P<operand>\w+))?(?::(?P<pattern>[^{}]+))?\}")
-_PACKED = r".*\.in_proj_weight"  # three matrices side by side, no `nn.Linear` of its own
+_PACKED = r"(.*\.)?in_proj_weight"  # three matrices side by side, no `nn.Linear` of its own
 _STATISTICS = (("._mean", ".running_mean"), ("._variance", ".running_var"))
 _CLASSES = {91: COCO_IDS, NUM_OBJECTS365: COCO_CLASSES}  # number of classes -> which of them are COCO's 80
 
