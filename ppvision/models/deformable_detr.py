@@ -222,7 +222,7 @@ class DeformableDetr(Detr):
         self.recompute_blocks = tuple(f"backbone.{name}" for name in promises(self.backbone).recompute_blocks)
 
     def new_queries(self) -> TableQueries | ProposalQueries:
-        """See `Detr`."""
+        """See `Network`."""
         if self.two_stage:
             return ProposalQueries(self.dim, self.num_classes, self.num_queries)
         return TableQueries(self.dim, self.num_queries)
@@ -232,12 +232,12 @@ class DeformableDetr(Detr):
         return self.backbone.features(image)
 
     def encode(self, image: Tensor, valid: Tensor | None = None) -> Context:
-        """See `Detr`."""
+        """See `Network`."""
         maps = self.features(image)
         return self.encoder(self.input_proj([maps[level] for level in self.levels]), valid)
 
     def decode(self, context: Context, queries: QuerySet) -> list[tuple[Tensor, Tensor]]:
-        """See `Detr`. `queries` need content and positions; references may be points or boxes."""
+        """See `Network`. `queries` need content and positions; references may be points or boxes."""
         if queries.content is None or queries.positions is None:
             raise ValueError("Deformable DETR decodes queries with content and positions")
         x = queries.content + paddle.zeros_like(context.memory[:, :1, :1])  # to the size of the batch

@@ -180,12 +180,6 @@ class Detr(Network):
         """The queries of inference."""
         return self.queries(context)
 
-    def decode(self, context: Context, queries: QuerySet) -> list[tuple[Tensor, Tensor]]:
-        """Answers of every decoder layer: logits [B,N,K] and boxes [B,N,4] (cxcywh in 0..1, relative to the picture
-        without its padding). The queries' references get no gradient through the refinement.
-        """
-        return super().decode(context, queries)
-
     def forward(self, image: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
         """Logits [B,N,K] and boxes [B,N,4] of the last layer."""
         context = self.encode(image, valid)

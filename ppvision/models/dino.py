@@ -215,7 +215,7 @@ class Dino(Detr):
         self.recompute_blocks = tuple(f"backbone.{name}" for name in promises(self.backbone).recompute_blocks)
 
     def new_queries(self) -> DinoQueries:
-        """See `Detr`."""
+        """See `Network`."""
         return DinoQueries(self.dim, self.num_classes, self.num_queries)
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
@@ -223,13 +223,13 @@ class Dino(Detr):
         return self.backbone.features(image)
 
     def encode(self, image: Tensor, valid: Tensor | None = None) -> Context:
-        """See `Detr`."""
+        """See `Network`."""
         maps = self.features(image)
         maps = [maps[level] for level in self.levels]
         return self.encoder(self.neck(maps[0] if self.pyramid else maps), valid)
 
     def decode(self, context: Context, queries: QuerySet) -> list[tuple[Tensor, Tensor]]:
-        """See `Detr`. `queries` need boxes and content.
+        """See `Network`. `queries` need boxes and content.
 
         A layer's boxes go on to the next one without gradient; what the loss sees of layer i also trains the box head
         of layer i - 1 ("look forward twice").

@@ -74,7 +74,8 @@ class Network(Promises):
 
     def decode(self, *args: Any) -> Any:
         """A segmenter's `decode(maps, size)`: logits [B,K,*size] from the maps of `features`; `forward` is both. A
-        detector's `decode(context, queries)`: logits [B,N,K] and boxes [B,N,4] of every decoder layer.
+        detector's `decode(context, queries)`: logits [B,N,K] and boxes [B,N,4] (cxcywh in 0..1, relative to the picture
+        without its padding) of every decoder layer; references get no gradient through the refinement.
         """
         raise _missing(self, "decode")
 

@@ -67,15 +67,6 @@ def _numpy(value: Any) -> np.ndarray:
     return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
 
 
-def _from_torch_names(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """torch's spelling -> Paddle's: batch-norm statistics; `num_batches_tracked` serves nothing here."""
-    if state and all(k.startswith("module.") for k in state):
-        state = {k.removeprefix("module."): v for k, v in state.items()}
-    ignored = [k for k in state if k.endswith("num_batches_tracked")]
-    names = {k: k.replace(".running_mean", "._mean").replace(".running_var", "._variance") for k in state}
-    return {names[k]: v for k, v in state.items() if k not in set(ignored)}, ignored
-
-
 def load_weights(layer: nn.Layer, source: str | os.PathLike | Mapping[str, Any], strict: bool = True) -> Report:
     """Set the parameters and buffers of `layer` by name.
 
@@ -100,13 +91,9 @@ def load_weights(layer: nn.Layer, source: str | os.PathLike | Mapping[str, Any],
         state, label, torch = {k: _numpy(v) for k, v in source.items()}, "weights", False
     else:
         state, label, torch = read_file(source)
-    torch = torch or any(k.endswith(".running_mean") for k in state)
-    report = Report()
-    if torch:
-        state, report.ignored = _from_torch_names(state)
     converted = to_ours(layer, state, torch)
-    state, report.training_only = converted.network, converted.training_only
-    report.ignored = [*report.ignored, *converted.ignored]
+    state = converted.network
+    report = Report(training_only=converted.training_only, ignored=converted.ignored)
     own = layer.state_dict()
     report.missing = [k for k in own if k not in state]
     report.unexpected = [k for k in state if k not in own]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ppvision.errors import UserError, did_you_mean
-from ppvision.weights.names.engine import Converted, Dialect, Names, State, convert, write
+from ppvision.weights.names.engine import Converted, Dialect, Names, State, convert, statistics, write
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -61,12 +61,19 @@ def to_ours(net: nn.Layer, state: Mapping[str, np.ndarray], torch: bool = False)
     Raises:
         UserError: see `engine.convert`.
     """
+    state, ignored, torch = statistics(state, torch)
+    found = _to_ours(net, state, torch)
+    found.ignored = [*ignored, *found.ignored]
+    return found
+
+
+def _to_ours(net: nn.Layer, state: Mapping[str, np.ndarray], torch: bool) -> Converted:
     names = names_of(net)
     if names is None or not names.backbone or any(re.fullmatch(names.whole, k) for k in state):
         return convert(net, names or Names(layout=""), state, torch)
     backbone = reduce(getattr, names.backbone.split("."), net)
     # a Method's own file calls its network `model`
-    found = to_ours(backbone, {k.removeprefix("model."): v for k, v in state.items()}, torch)
+    found = _to_ours(backbone, {k.removeprefix("model."): v for k, v in state.items()}, torch)
     if names_of(backbone) is None:
         own = backbone.state_dict()
         found.ignored += [k for k in found.network if k not in own]

@@ -25,7 +25,7 @@ from ppvision.weights.names.classes import COCO_CLASSES, COCO_IDS, NUM_OBJECTS36
 if TYPE_CHECKING:
     from paddle import nn
 
-__all__ = ["Converted", "Dialect", "Names", "Rules", "State", "below", "convert", "write"]
+__all__ = ["Converted", "Dialect", "Names", "Rules", "State", "below", "convert", "statistics", "write"]
 
 Rules = tuple[tuple[str, str], ...]
 State = dict[str, np.ndarray]
@@ -163,6 +163,30 @@ def convert(net: nn.Layer, names: Names, state: Mapping[str, np.ndarray], torch:
     if names.finish is not None:
         result.ignored += names.finish(result.network)
     return result
+
+
+def statistics(state: Mapping[str, np.ndarray], torch: bool = False) -> tuple[State, list[str], bool]:
+    """Batch-norm statistics of a torch file under Paddle's names.
+
+    Args:
+        state: the file.
+        torch: it is known to be torch's; otherwise those names tell it.
+
+    Returns:
+        the file, names that serve nothing (`num_batches_tracked`), and whether it is torch's.
+    """
+    if not torch and not any(k.endswith(".running_mean") for k in state):
+        return dict(state), [], False
+    if state and all(k.startswith("module.") for k in state):
+        state = {k.removeprefix("module."): v for k, v in state.items()}
+    ignored = [k for k in state if k.endswith("num_batches_tracked")]
+    found: State = {}
+    for name, value in state.items():
+        if not name.endswith("num_batches_tracked"):
+            for ours, theirs in _STATISTICS:
+                name = name.replace(theirs, ours)
+            found[name] = value
+    return found, ignored, True
 
 
 def write(
