@@ -250,6 +250,8 @@ def attributes(doc: str) -> dict[str, str]:
 
 def default_of(method: ast.FunctionDef) -> str:
     """What a method does that nobody overrides, in a few words."""
+    if any(isinstance(item, ast.Name) and item.id == "optional" for item in method.decorator_list):
+        return "not offered"
     body = [item for item in method.body if not (isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant))]
     if not body:
         return "does nothing"

@@ -32,6 +32,7 @@ from ppvision.engine.profiler import StepProfiler
 from ppvision.engine.schedule import Schedule
 from ppvision.engine.trainer import Trainer
 from ppvision.errors import RunError, UserError
+from ppvision.losses.base import loss_promises
 from ppvision.methods.base import Method
 from ppvision.models import zoo
 
@@ -285,8 +286,8 @@ def check_ignored(cfg: Config, dataset: Any, method: Method) -> None:
     mark, loss = getattr(dataset, "ignore_index", None), getattr(method, "loss", None)
     if mark is None:
         return
-    ours = getattr(loss, "ignore_index", mark)
-    if ours != mark:
+    ours = None if loss is None else loss_promises(loss).ignore_index
+    if ours is not None and ours != mark:
         key = "method.loss.ignore_index"
         raise UserError(f"{cfg.where(key)}: '{key}' is {ours}, but {cfg.data.root} marks what does not count by {mark}")
     classes = getattr(dataset, "num_classes", 0)

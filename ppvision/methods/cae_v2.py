@@ -139,7 +139,7 @@ class Target(nn.Layer):
 
     def __init__(self, net: nn.Layer, grid: int, level: str | int | None = None, size: int | None = None):
         super().__init__()
-        layers = promises(net).features
+        layers = promises(net).features if promises(net).offers("features") else None
         if isinstance(layers, nn.Sequential) and level is not None:
             if isinstance(level, str) or not 0 < level <= len(layers):
                 raise UserError(
@@ -158,7 +158,7 @@ class Target(nn.Layer):
         """What the network itself gives: tokens [B,1+N,C], or a map [B,C,h,w]."""
         if self.size is not None and image.shape[2:] != [self.size, self.size]:
             image = resize(image, [self.size, self.size])
-        features = promises(self.net).features
+        features = promises(self.net).features if promises(self.net).offers("features") else None
         if isinstance(features, nn.Sequential):
             maps = image
             for i, layer in enumerate(features):
@@ -166,7 +166,7 @@ class Target(nn.Layer):
                     break
                 maps = layer(maps)
         else:
-            maps = features(image) if promises(self.net).offers("features") else self.net(image)
+            maps = features(image) if features is not None else self.net(image)
         if isinstance(maps, dict):
             if self.level is None and "tokens" in maps:
                 return paddle.concat([maps["cls"].unsqueeze(1), maps["tokens"]], axis=1)

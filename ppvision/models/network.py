@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from paddle import Tensor, nn
 
 from ppvision.models.inputs import IMAGE, VALID, Input
-from ppvision.nn.promises import Promises
+from ppvision.nn.promises import Promises, optional
 from ppvision.nn.promises import promises as promises_of
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ Kind = TypeVar("Kind", bound=Promises)
 class Network(Promises):
     """Base of all inference networks of the suite; each attribute and method below may be overridden.
 
-    `offers("features", "decode")` says whether a network has its own. A method that it does not offer raises
-    NotImplementedError.
+    `offers("features", "decode")` says whether a network has its own. To ask for a method that it does not offer is an
+    AttributeError.
 
     Attributes:
         num_classes: 0 where there are none.
@@ -66,58 +66,58 @@ class Network(Promises):
         """What is evaluated, averaged and exported, by name."""
         return {"model": self}
 
+    @optional
     def features(self, image: Tensor) -> dict[str, Tensor]:
         """Maps [B,C,h,w] by level, fine to coarse: what a dense head or a Method asks for by name. An encoder of tokens
         gives "cls" and "tokens" beside them.
         """
-        raise _missing(self, "features")
 
+    @optional
     def decode(self, *args: Any) -> Any:
         """A segmenter's `decode(maps, size)`: logits [B,K,*size] from the maps of `features`; `forward` is both. A
         detector's `decode(context, queries)`: logits [B,N,K] and boxes [B,N,4] (cxcywh in 0..1, relative to the picture
         without its padding) of every decoder layer; references get no gradient through the refinement.
         """
-        raise _missing(self, "decode")
 
+    @optional
     def explained(self, image: Tensor, chosen: Tensor | None = None, *more: Tensor | None) -> dict[str, Tensor]:
         """`forward` of a network that chooses by rank, which says by what it chose and can be told the choice, to
         compare it with its exported graph: rounding gives near-equal candidates another order.
         """
-        raise _missing(self, "explained")
 
+    @optional
     def embed(self, image: Tensor) -> Tensor:
         """The stem of a classifier of tokens: a map [B,H,W,C]."""
-        raise _missing(self, "embed")
 
+    @optional
     def tokens(self, x_BHWC: Tensor) -> Tensor:
         """Final tokens [B,L,num_features] of the map that `embed` gave."""
-        raise _missing(self, "tokens")
 
+    @optional
     def classify(self, tokens_BLC: Tensor) -> Tensor:
         """Logits [B,K] of final tokens; `forward` is `embed`, `tokens`, `classify`."""
-        raise _missing(self, "classify")
 
+    @optional
     def encode(self, image: Tensor, valid: Tensor | None = None) -> Context:
         """Of a detector with queries: normalised [B,3,H,W] and `valid` bool [B,H,W] (None: no padding) -> what its
         decoder needs.
         """
-        raise _missing(self, "encode")
 
+    @optional
     def own_queries(self, context: Context) -> QuerySet:
         """Of a detector with queries: those of inference."""
-        raise _missing(self, "own_queries")
 
+    @optional
     def new_queries(self) -> nn.Layer:
         """Of a detector with queries: a freshly initialised layer like `queries`, for one more group while training."""
-        raise _missing(self, "new_queries")
 
+    @optional
     def anchors(self, height: int, width: int) -> Tensor:
         """Of a dense detector: the anchors [A,4] of a canvas, as `dense` gives them."""
-        raise _missing(self, "anchors")
 
+    @optional
     def dense(self, image: Tensor) -> Dense:
         """Of a dense detector: what is predicted at every anchor, which losses and teachers look at."""
-        raise _missing(self, "dense")
 
 
 def promises(net: nn.Layer, kind: type[Kind] = Network) -> Kind:
@@ -128,7 +128,3 @@ def promises(net: nn.Layer, kind: type[Kind] = Network) -> Kind:
         kind: another class of promises: `ppvision.models.detr.Queries`.
     """
     return promises_of(net, kind)
-
-
-def _missing(net: nn.Layer, name: str) -> NotImplementedError:
-    return NotImplementedError(f"{type(net).__name__} offers no {name}()")

@@ -6,14 +6,29 @@ layer has; nobody else probes.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import types
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 from paddle import nn
 
-__all__ = ["Promises", "promises"]
+__all__ = ["Promises", "optional", "promises"]
 
 Kind = TypeVar("Kind", bound="Promises")
+
+
+class optional:
+    """Decorates a method that only some layers offer; to ask for it of one that does not is an AttributeError."""
+
+    def __init__(self, method: Callable[..., Any]):
+        functools.update_wrapper(self, method)
+
+    def __get__(self, layer: Any, cls: type | None = None) -> optional | NoReturn:
+        if layer is None:
+            return self
+        raise AttributeError(f"{type(layer).__name__} offers no {self.__name__}()")
 
 
 class Promises(nn.Layer):
@@ -43,10 +58,11 @@ class _Foreign:
         return all(hasattr(self._layer, name) for name in names)
 
     def __getattr__(self, name: str) -> Any:
-        default = getattr(self._kind, name)  # nothing but promises can be asked for
-        if isinstance(default, types.FunctionType):
-            default = types.MethodType(default, self._layer)
-        return getattr(self._layer, name, default)
+        default = inspect.getattr_static(self._kind, name)  # nothing but promises can be asked for
+        if hasattr(self._layer, name):
+            return getattr(self._layer, name)
+        is_method = isinstance(default, (types.FunctionType, optional))
+        return default.__get__(self._layer) if is_method else default
 
 
 def promises(layer: nn.Layer, kind: type[Kind]) -> Kind:

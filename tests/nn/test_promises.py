@@ -8,7 +8,7 @@ import paddle
 import pytest
 from paddle import nn
 
-from ppvision.nn.promises import Promises, promises
+from ppvision.nn.promises import Promises, optional, promises
 
 
 class Host(Promises):
@@ -27,6 +27,21 @@ class Host(Promises):
 
     def me(self) -> nn.Layer:
         return self
+
+    @optional
+    def spare(self, x: int) -> int:
+        """Not everyone's."""
+
+
+class Giving(Host):
+    def spare(self, x):
+        return x + 1
+
+
+class Holding(Host):
+    def __init__(self):
+        super().__init__()
+        self.spare = nn.Linear(2, 3)
 
 
 class Plain(Host):
@@ -54,6 +69,16 @@ def test_defaults_hold_for_those_who_say_nothing():
     assert promises(net, Host) is net
     assert (net.size, net.head, net.twice(), net.me()) == (3, None, 6, net)
     assert not any(net.offers(name) for name in ("size", "head", "twice", "me"))
+
+
+def test_what_only_some_offer():
+    with pytest.raises(AttributeError, match=r"Plain offers no spare\(\)"):
+        Plain().spare(1)
+    with pytest.raises(AttributeError, match=r"Foreign offers no spare\(\)"):
+        promises(Foreign(), Host).spare(1)
+    assert not Plain().offers("spare") and not promises(Foreign(), Host).offers("spare")
+    assert Giving().offers("spare") and Giving().spare(1) == 2
+    assert Holding().offers("spare") and Holding().spare(paddle.ones([1, 2])).shape == [1, 3]
 
 
 def test_what_is_set_or_overridden_is_offered():
