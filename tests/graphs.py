@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import paddle
 from paddle import nn
 
-PICTURES = {"image": (("B", 3, "H", "W"), "float32")}
+from ppvision.models.inputs import IMAGE, Input
+
+PICTURES = {"image": IMAGE}
 
 
-def write_graphs(net: nn.Layer, folder: Path, inputs: Mapping[str, tuple[Sequence[int | str], str]] = PICTURES) -> str:
+def write_graphs(net: nn.Layer, folder: Path, inputs: Mapping[str, Input] = PICTURES) -> str:
     """Write a static graph and an ONNX file, without the exporter of the suite.
 
     Args:
         net: what to write.
         folder: where to.
-        inputs: shape and type by name, as the zoo gives them: a side that is no number is free.
+        inputs: by name, as the zoo gives them: a side that is no number is free.
 
     Returns:
         Their common path without ending: `.json`, `.pdiparams` and `.onnx` are there.
@@ -26,8 +28,8 @@ def write_graphs(net: nn.Layer, folder: Path, inputs: Mapping[str, tuple[Sequenc
 
     stem = str(folder / "model")
     spec = [
-        paddle.static.InputSpec([side if isinstance(side, int) else None for side in shape], dtype, name)
-        for name, (shape, dtype) in inputs.items()
+        paddle.static.InputSpec([side if isinstance(side, int) else None for side in given.shape], given.dtype, name)
+        for name, given in inputs.items()
     ]
     paddle.jit.save(net, stem, input_spec=spec)
     paddle2onnx.export(

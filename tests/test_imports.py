@@ -36,6 +36,23 @@ DIRECT = {
 DEPLOYED = ("nn", "models", "weights", "data", "predict", "exporting")  # what a server imports
 TRAINING = ("methods", "losses", "engine")
 
+# What is looked for on an object that may not have it, by file: objects of other packages (errors, arrays, modules).
+# Networks, losses and Methods are asked nothing so: what they may offer has a default in the base of their class.
+PROBED = {
+    "threads.py": {"sched_getaffinity"},
+    "config/component.py": {"__globals__", "components", ""},
+    "config/tree.py": {"problem", "problem_mark", "reason", "strerror"},
+    "config/types.py": {"__name__"},
+    "data/base.py": {"name", ""},
+    "data/loader.py": {"memfd_create", "send_fds"},
+    "engine/optimizer.py": {"_master_weights"},
+    "nn/promises.py": {""},
+    "predict/runtime.py": {"sched_getaffinity"},
+    "weights/download.py": {"reason", "strerror"},
+    "weights/load.py": {"dtype", "numpy"},
+    "weights/reader.py": {"state"},
+}
+
 # Constructors of numpy.random that own their state; everything else there touches the global generator.
 OWN_STATE = {"Generator", "default_rng", "PCG64", "Philox", "SeedSequence", "BitGenerator", "RandomState"}
 
@@ -111,6 +128,20 @@ def wrong_imports(path: Path, tree: ast.AST) -> list[str]:
     return sorted(set(found))
 
 
+def probes(path: Path, tree: ast.AST) -> list[str]:
+    """`hasattr` and `getattr` with a default, but for those of `PROBED`; a name that is not written out is ""."""
+    file = path.relative_to(PACKAGE).as_posix()
+    found = []
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+            continue
+        if node.func.id == "hasattr" or (node.func.id == "getattr" and len(node.args) == 3):
+            name = node.args[1].value if isinstance(node.args[1], ast.Constant) else ""
+            if name not in PROBED.get(file, ()):
+                found.append(f"ppvision/{file}:{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
 def forbidden(path: Path, tree: ast.AST) -> list[str]:
     """Code executed from data, and random numbers drawn from a state that somebody else owns."""
     where = path.relative_to(ROOT).as_posix()
@@ -181,6 +212,12 @@ class TestTree:
         faults = [fault for path in files for fault in forbidden(path, parse(path))]
         assert not faults, "\n".join(faults)
 
+    def test_nobody_probes_networks_losses_and_methods(self):
+        files = sources("ppvision")
+        assert len(files) > 100
+        faults = [fault for path in files for fault in probes(path, parse(path))]
+        assert not faults, "\n".join(faults)
+
     def test_every_folder_with_modules_is_a_package(self):
         """setuptools.find_packages leaves out a folder without __init__.py, and the wheel would lack it."""
         folders = {path.parent for path in PACKAGE.rglob("*.py")}
@@ -240,6 +277,13 @@ class TestTheRuleItself:
     )
     def test_sees_a_forbidden_construct(self, code):
         assert forbidden(PACKAGE / "data/x.py", ast.parse(code))
+
+    @pytest.mark.parametrize(
+        "code", ["hasattr(net, 'features')", "getattr(net, 'num_classes', 0)", "hasattr(net, name)"]
+    )
+    def test_sees_a_probe(self, code):
+        assert probes(PACKAGE / "models/x.py", ast.parse(code))
+        assert not probes(PACKAGE / "models/x.py", ast.parse("getattr(self, name)\npromises(net).num_classes"))
 
     @pytest.mark.parametrize(
         "code",

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from ppvision import threads
-from ppvision.weights import read
 from ppvision.threads import choose_kernels, choose_threads, in_force, num_processes, usable_cores
+from ppvision.weights import read
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("MKL_DEBUG_CPU_TYPE", "OMP_NUM_THREADS", "KMP_BLOCKTIME")

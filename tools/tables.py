@@ -6,6 +6,7 @@ A table stands between two comments and is replaced as a whole:
     <!-- keys: Train -->                    keys of a recipe's section, from the dataclass in ppvision/config/schema.py
     <!-- claims: maformer -->               what experiments found, good or bad: results/claims/maformer_*.json
     <!-- names: ppvision.data.TRANSFORMS --> short names of components, with the first sentence of each docstring
+    <!-- promises: ppvision.models.network.Network --> what a class offers for overriding, with defaults and docstrings
     <!-- end of table -->
 
     python tools/tables.py            # rewrite what is out of date
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-MARKER = re.compile(r"(<!-- (table|keys|names|claims): ([\w.]+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
+MARKER = re.compile(r"(<!-- (table|keys|names|promises|claims): ([\w.]+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 SOURCES = ("upstream", "paper")
 REQUIRED = {
     "published": {"model": str, "data": str, "metrics": dict, "source": str, "reference": str},
@@ -212,6 +213,56 @@ def render_names(dotted: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def render_promises(dotted: str) -> str:
+    """Public attributes and methods of a class, with their defaults and what the docstrings say of them."""
+    module, _, name = dotted.rpartition(".")
+    node = definition(ROOT / (module.replace(".", "/") + ".py"), name)
+    told = attributes(ast.get_docstring(node) or "")
+    lines = ["| promise | default | |", "|---|---|---|"]
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and item.target.id in told and item.value is not None:
+            default = ast.unparse(item.value)
+            if isinstance(item.value, ast.Tuple) and item.value.elts:
+                default = ", ".join(map(ast.unparse, item.value.elts))
+            lines.append(f"| `{item.target.id}` | `{default}` | {told[item.target.id]} |")
+        elif isinstance(item, ast.FunctionDef) and not item.name.startswith("_"):
+            names = [arg.arg for arg in item.args.args if arg.arg not in ("self", "cls")]
+            given = ", ".join([*names, *([f"*{item.args.vararg.arg}"] if item.args.vararg else [])])
+            said = " ".join((ast.get_docstring(item) or "").split("\n\n")[0].split())
+            lines.append(f"| `{item.name}({given})` | {default_of(item)} | {said.replace('|', '/')} |")
+    return "\n".join(lines) + "\n"
+
+
+def attributes(doc: str) -> dict[str, str]:
+    """Entries of the section `Attributes:` of a docstring."""
+    found: dict[str, str] = {}
+    inside = False
+    for line in doc.splitlines():
+        if line == "Attributes:":
+            inside = True
+        elif inside and line and not line.startswith(" "):
+            inside = False
+        elif inside and (match := re.fullmatch(r" {4}(\w+): (.+)", line)):
+            name = match[1]
+            found[name] = match[2]
+        elif inside and line.strip():
+            found[name] += " " + line.strip()
+    return {key: text.replace("|", "/") for key, text in found.items()}
+
+
+def default_of(method: ast.FunctionDef) -> str:
+    """What a method does that nobody overrides, in a few words."""
+    if any(isinstance(item, ast.Name) and item.id == "optional" for item in method.decorator_list):
+        return "not offered"
+    body = [item for item in method.body if not (isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant))]
+    if not body:
+        return "does nothing"
+    if isinstance(body[0], ast.Raise):
+        return "not offered"
+    text = ast.unparse(body[0].value) if isinstance(body[0], ast.Return) and body[0].value is not None else ""
+    return f"`{text}`" if 0 < len(text) < 50 else "see the code"
+
+
 def render_claims(system: str, folder: Path) -> str:
     """Every experiment of a system that was run: its claim, the verdict and why, caveats, and where that comes from."""
     lines = ["| Experiment | Claim | Verdict | Found | Source |", "|---|---|---|---|---|"]
@@ -236,13 +287,14 @@ def render_claims(system: str, folder: Path) -> str:
 
 def regenerate(text: str, results: Path, name: str = "document") -> str:
     """`text` with everything between markers made anew."""
-    if len(re.findall(r"<!-- (?:table|keys|names|claims):", text)) != len(MARKER.findall(text)):
+    if len(re.findall(r"<!-- (?:table|keys|names|promises|claims):", text)) != len(MARKER.findall(text)):
         raise Fault(f"{name}: a marker has no '<!-- end of table -->'")
     render_of = {
         "table": lambda key: render(read(results / f"{key}.json")),
         "claims": lambda system: render_claims(system, results / "claims"),
         "keys": render_keys,
         "names": render_names,
+        "promises": render_promises,
     }
     return MARKER.sub(lambda match: match[1] + render_of[match[2]](match[3]) + match[5], text)
 

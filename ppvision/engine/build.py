@@ -24,7 +24,9 @@ from ppvision.engine.progress import Length
 from ppvision.engine.schedule import Schedule
 from ppvision.engine.trainer import Trainer
 from ppvision.errors import UserError
+from ppvision.losses.base import loss_promises
 from ppvision.methods.base import Method
+from ppvision.models.network import promises
 from ppvision.predict import assemble
 
 
@@ -216,8 +218,8 @@ def build_evaluator(cfg: Config, net: nn.Layer) -> Evaluator:
     task_name = assemble.task_name(cfg)
     task = assemble.task(cfg, dataset)
     known = {
-        "num_classes": getattr(dataset, "num_classes", 0),
-        "ignore_index": getattr(dataset, "ignore_index", 255),
+        "num_classes": dataset.num_classes,
+        "ignore_index": dataset.ignore_index,
         "class_names": task.class_names,
     }
     specs = [{"type": m} if isinstance(m, str) else m for m in cfg.eval.metrics]
@@ -235,7 +237,7 @@ def build_evaluator(cfg: Config, net: nn.Layer) -> Evaluator:
 
 def check_classes(cfg: Config, dataset: Any, net: nn.Layer) -> None:
     """Refuse a data set with more or fewer classes than the network: labels must never be dropped in silence."""
-    theirs, ours = getattr(dataset, "num_classes", None), getattr(net, "num_classes", None)
+    theirs, ours = dataset.num_classes, promises(net).num_classes
     if theirs and ours and theirs != ours:
         raise UserError(
             f"{cfg.where('model.num_classes')}: model.num_classes is {ours}, but {cfg.data.root} has {theirs} classes"
@@ -244,14 +246,14 @@ def check_classes(cfg: Config, dataset: Any, net: nn.Layer) -> None:
 
 def check_ignored(cfg: Config, dataset: Any, method: Method) -> None:
     """Refuse labels that mean "ignored" to the data and a class to the loss, or the other way round."""
-    mark, loss = getattr(dataset, "ignore_index", None), getattr(method, "loss", None)
+    mark = dataset.ignore_index
     if mark is None:
         return
-    ours = getattr(loss, "ignore_index", mark)
-    if ours != mark:
+    ours = None if method.loss is None else loss_promises(method.loss).ignore_index
+    if ours is not None and ours != mark:
         key = "method.loss.ignore_index"
         raise UserError(f"{cfg.where(key)}: '{key}' is {ours}, but {cfg.data.root} marks what does not count by {mark}")
-    classes = getattr(dataset, "num_classes", 0)
+    classes = dataset.num_classes
     for i, transform in enumerate(cfg.data.train.transforms):
         border, key = transform.kwargs.get("ignore", mark), f"data.train.transforms.{i}.ignore"
         if classes and border != mark and border >= classes:
@@ -264,5 +266,5 @@ def to_static(method: nn.Layer) -> None:
     """Train the deployables as static graphs: `features` and `decode` where a network has them (its `forward`
     composes them; a static function inside a static function crashes Paddle 3.3.1), else `forward`."""
     for net in method.deployables().values():
-        for name in ("features", "decode") if hasattr(net, "decode") else ("forward",):
+        for name in ("features", "decode") if promises(net).offers("decode") else ("forward",):
             setattr(net, name, paddle.jit.to_static(getattr(net, name)))

@@ -39,7 +39,7 @@ class Evaluator:
     def __init__(self, task: Task, metrics: Sequence[Metric], loader: Any, mean: Sequence[float], std: Sequence[float]):
         self.task, self.metrics, self.loader, self.mean, self.std = task, list(metrics), loader, mean, std
         for metric in self.metrics:
-            metric.bind(getattr(loader, "dataset", None))
+            metric.bind(loader.dataset)
         self._empty = [metric.state() for metric in self.metrics]
         self.wants_losses = any(metric.judges == "losses" for metric in self.metrics)
         self.method: Method | None = None

@@ -23,7 +23,7 @@ from paddle.static import InputSpec
 from ppvision.engine.recompute import sublayer
 from ppvision.engine.sharding import owners
 from ppvision.errors import UserError
-from ppvision.models.network import inputs_of
+from ppvision.models.network import inputs_of, promises
 from ppvision.models.profile import operations
 
 ACCUMULATORS = {"sgd": 0, "momentum": 1, "lars": 1, "adam": 2, "adamw": 2}  # arrays of a parameter's size, float32
@@ -84,7 +84,7 @@ def plan(
     """Add up what one process keeps.
 
     Args:
-        method: a Method. If it has `training_graph() -> nn.Layer`, that is traced instead of its deployables: a layer
+        method: a Method. If its `training_graph()` gives a layer, that is traced instead of its deployables: a layer
             from image to everything the losses read.
         size: height and width of the padded batch.
         batch_size: pictures of a micro-batch.
@@ -107,9 +107,9 @@ def plan(
     shares = [sum(int(trained[k].size) for k, r in owner.items() if r == rank) for rank in range(shard)]
     copies = ACCUMULATORS[optimizer] + (1 if amp == "O2" else 0)
     nets = method.deployables()
-    graph = method.training_graph() if hasattr(method, "training_graph") else None
+    graph = method.training_graph()
     layers = [graph] if graph is not None else list(nets.values())
-    blocks = [sublayer(n, b) for n in nets.values() for b in getattr(n, "recompute_blocks", ())] if recompute else []
+    blocks = [sublayer(n, b) for n in nets.values() for b in promises(n).recompute_blocks] if recompute else []
     elements = sum(traced(layer, [spec for _, spec in _inputs(layer, size)], blocks) for layer in layers)
     given = {name: spec for net in nets.values() for name, spec in _inputs(net, size)}
     # pictures are uint8 as they come and float32 as they are used

@@ -10,6 +10,7 @@ from paddle import Tensor
 
 from ppvision.errors import UserError
 from ppvision.methods.base import Method
+from ppvision.models.network import promises
 
 
 def enable_recompute(method: Method) -> None:
@@ -21,7 +22,7 @@ def enable_recompute(method: Method) -> None:
     from paddle.distributed.fleet.utils import recompute
 
     for net in method.deployables().values():
-        blocks = getattr(net, "recompute_blocks", ())
+        blocks = promises(net).recompute_blocks
         if not blocks:
             raise UserError(f"train.recompute: {type(net).__name__} names no blocks to recompute; set it to false")
         for name in blocks:

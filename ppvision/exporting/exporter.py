@@ -36,7 +36,7 @@ from ppvision.exporting.deployed import Deployed
 from ppvision.exporting.graph import check_graph, check_parameters, read_inputs, resolved, save_static
 from ppvision.exporting.legacy import legacy_writer
 from ppvision.files import move, sha256
-from ppvision.models.network import Input, graph_name, inputs_of
+from ppvision.models.network import Input, graph_name, inputs_of, promises
 from ppvision.predict.assemble import Assembly, assemble, validation_set
 from ppvision.predict.deployment import Deployment, Part
 from ppvision.predict.runtime import paddle_version
@@ -379,7 +379,7 @@ def _num_classes(net: nn.Layer, part: Part, spec: Spec) -> int | None:
 
 def _chooses(net: nn.Layer, case: Mapping[str, np.ndarray], spec: Spec) -> bool:
     """Whether the network chooses queries by rank: then its graph is compared choice by choice (`parity.settled`)."""
-    if not hasattr(net, "explained"):
+    if not promises(net).offers("explained"):
         return False
     return "chosen" in _eager(Deployed(net, spec.mean, spec.std, explain=True))(case)
 

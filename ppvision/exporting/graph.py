@@ -16,7 +16,7 @@ import paddle
 from paddle import nn
 
 from ppvision.errors import RunError, UserError
-from ppvision.models.network import Input, graph_name
+from ppvision.models.network import Input, graph_name, promises
 
 
 def resolved(inputs: Mapping[str, Input], shapes: Mapping[str, Sequence[int]]) -> dict[str, Input]:
@@ -138,7 +138,7 @@ def check_parameters(net: nn.Layer, stem: Path) -> None:
     except (RuntimeError, ValueError, OSError, SystemError) as error:
         raise RunError(f"export: {params.name} cannot be read back; is the disk full?") from error
     found = sorted(tuple(value.shape) for value in exported)
-    heads = tuple(f"{name}." for name in getattr(net, "training_heads", ()))
+    heads = tuple(f"{name}." for name in promises(net).training_heads)
     wanted = {name: value for name, value in net.state_dict().items() if not name.startswith(heads)}
     expected = {name: tuple(value.shape) for name, value in wanted.items()}
     if found == sorted(expected.values()):

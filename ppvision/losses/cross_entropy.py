@@ -11,9 +11,10 @@ from typing import Any
 
 import paddle
 import paddle.nn.functional as F
-from paddle import Tensor, nn
+from paddle import Tensor
 
 from ppvision.errors import UserError, at_least, require, within
+from ppvision.losses.base import Loss
 
 
 def fits_images(logits: Any, batch: dict[str, Any]) -> None:
@@ -34,7 +35,7 @@ def fits_images(logits: Any, batch: dict[str, Any]) -> None:
         )
 
 
-class CrossEntropy(nn.Layer):
+class CrossEntropy(Loss):
     """Mean of -log p(label) over labels that are not ignored.
 
     Args:

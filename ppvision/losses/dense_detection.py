@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import numpy as np
 import paddle
-from paddle import Tensor, nn
+from paddle import Tensor
 
 from ppvision.device import tensor_of
 from ppvision.errors import UserError, at_least, require, within
+from ppvision.losses.base import Loss
 from ppvision.losses.detection import Targets, objects, sigmoid_focal
 from ppvision.nn.anchors import Dense, encode_boxes
 from ppvision.nn.boxes import cxcywh_to_xyxy, pairwise_iou
@@ -29,7 +30,7 @@ __all__ = ["DenseLoss"]
 BACKGROUND, BETWEEN = -1, -2
 
 
-class DenseLoss(nn.Layer):
+class DenseLoss(Loss):
     """Focal loss of every anchor that is clearly an object or clearly none, and distance of offsets at the former.
 
     Args:

@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-from paddle import Tensor, nn
+from paddle import Tensor
 
 from ppvision.device import tensor_of
 from ppvision.errors import ArgumentError, RunError, UserError, at_least, within
+from ppvision.losses.base import Loss
 from ppvision.nn.boxes import cxcywh_to_xyxy, giou, pairwise_giou, xyxy_to_cxcywh
 
 __all__ = ["Answers", "Matcher", "Matches", "SetLoss", "Targets", "focal_cost", "sigmoid_focal"]
@@ -247,7 +248,7 @@ class Matcher:
         )
 
 
-class SetLoss(nn.Layer):
+class SetLoss(Loss):
     """Focal loss of all predictions and L1 and GIoU of the matched ones, for every decoder layer and the proposals of
     a two-stage encoder. Sums are divided by the number of objects, and averaged over groups of queries.
 

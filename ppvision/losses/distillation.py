@@ -17,9 +17,10 @@ from typing import Literal
 
 import paddle
 import paddle.nn.functional as F
-from paddle import Tensor, nn
+from paddle import Tensor
 
 from ppvision.errors import at_least, require
+from ppvision.losses.base import Loss
 from ppvision.nn.boxes import cxcywh_to_xyxy, giou
 
 __all__ = ["PointLoss", "foreground", "kl_of_classes"]
@@ -52,7 +53,7 @@ def kl_of_classes(teacher: Tensor, student: Tensor, temperature: float, form: st
     return temperature**2 * divergence
 
 
-class PointLoss(nn.Layer):
+class PointLoss(Loss):
     """Weighted divergence of classes, L1 distance and 1 - GIoU of boxes over the points of a set.
 
     Args:

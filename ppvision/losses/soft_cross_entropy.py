@@ -6,7 +6,9 @@ from typing import Any
 
 import paddle
 import paddle.nn.functional as F
-from paddle import Tensor, nn
+from paddle import Tensor
+
+from ppvision.losses.base import Loss
 
 __all__ = ["SoftCrossEntropy", "smoothed"]
 
@@ -17,7 +19,7 @@ def smoothed(label: Tensor, num_classes: int, label_smoothing: float = 0.0) -> T
     return F.one_hot(label.astype("int64"), num_classes) * (1.0 - label_smoothing) + share
 
 
-class SoftCrossEntropy(nn.Layer):
+class SoftCrossEntropy(Loss):
     """Mean over images of -sum of target * log softmax(logits), in float32.
 
     With one-hot targets this is the ordinary cross entropy.

@@ -16,8 +16,10 @@ import paddle
 from paddle import Tensor, nn
 
 from ppvision.data.fields import field_of, is_normalised
+from ppvision.models.network import promises
 from ppvision.models.zoo import deployables
 from ppvision.nn.normalise import normaliser_of
+from ppvision.nn.promises import Promises
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Phase:
     every: int = 1
 
 
-class Method(nn.Layer):
+class Method(Promises):
     """Base of all training algorithms; the default trains and deploys the single network `self.model`.
 
     Attributes:
@@ -43,11 +45,13 @@ class Method(nn.Layer):
         seed: the recipe's.
         rng: generator of this update and rank; `shared_rng` is the same on all ranks.
         total_updates: length of the run, set before its first update, of which a ramp takes a share; 1 outside a run.
+        loss: the loss that reads the data set's labels, where there is one: its `ignore_index` must be theirs.
     """
 
     phases: ClassVar[tuple[Phase, ...]] = (Phase("main", "model"),)
     frozen: ClassVar[tuple[str, ...]] = ()
     components: ClassVar[dict[str, str]] = {}
+    loss: nn.Layer | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,6 +118,12 @@ class Method(nn.Layer):
         places = batch["index"].numpy().tolist() if "index" in batch else range(len(batch["image"]))
         return [np.random.Generator(np.random.Philox(key=[self.seed % 2**64, 2**63 + i])) for i in places]
 
+    def training_graph(self) -> nn.Layer | None:
+        """A layer whose forward is the training computation, for the memory planner: it takes what a deployable takes.
+        None: the deployables stand for it.
+        """
+        return None
+
     def on_update(self, step: int) -> None:
         """Called after each update that was not skipped: teacher momentum, ramps."""
 
@@ -154,7 +164,7 @@ class Method(nn.Layer):
         """Frozen part -> where its weights came from and their sha256, for `state.json`."""
         return {
             name: {
-                "source": str(getattr(getattr(self, name), "weights_source", "in memory")),
+                "source": str(promises(getattr(self, name)).weights_source),
                 "sha256": _digest(getattr(self, name)),
             }
             for name in self.frozen

@@ -26,7 +26,9 @@ from ppvision.data.batch import to_device
 from ppvision.errors import UserError, at_least, require
 from ppvision.methods import similarity
 from ppvision.methods.base import Method, normalise
+from ppvision.models.cae_v2 import CaeV2
 from ppvision.models.clip_vision import ClipVision
+from ppvision.models.network import promises
 from ppvision.models.zoo import IMAGENET
 from ppvision.nn.drop import DropPath
 from ppvision.nn.resize import resize
@@ -137,7 +139,7 @@ class Target(nn.Layer):
 
     def __init__(self, net: nn.Layer, grid: int, level: str | int | None = None, size: int | None = None):
         super().__init__()
-        layers = getattr(net, "features", None)
+        layers = promises(net).features if promises(net).offers("features") else None
         if isinstance(layers, nn.Sequential) and level is not None:
             if isinstance(level, str) or not 0 < level <= len(layers):
                 raise UserError(
@@ -146,7 +148,7 @@ class Target(nn.Layer):
                 )
         self.net, self.grid, self.level = net, grid, level
         self.size = size or (net.patch_size * grid if isinstance(net, ClipVision) else None)
-        self.weights_source = getattr(net, "weights_source", "in memory")
+        self.weights_source = promises(net).weights_source
 
     def forward(self, image: Tensor) -> Tensor:
         """[B,3,H,W] in the network's own normalisation -> [B,1+N,C], class token first."""
@@ -156,7 +158,7 @@ class Target(nn.Layer):
         """What the network itself gives: tokens [B,1+N,C], or a map [B,C,h,w]."""
         if self.size is not None and image.shape[2:] != [self.size, self.size]:
             image = resize(image, [self.size, self.size])
-        features = getattr(self.net, "features", None)
+        features = promises(self.net).features if promises(self.net).offers("features") else None
         if isinstance(features, nn.Sequential):
             maps = image
             for i, layer in enumerate(features):
@@ -164,7 +166,7 @@ class Target(nn.Layer):
                     break
                 maps = layer(maps)
         else:
-            maps = self.net.features(image) if features is not None else self.net(image)
+            maps = features(image) if features is not None else self.net(image)
         if isinstance(maps, dict):
             if self.level is None and "tokens" in maps:
                 return paddle.concat([maps["cls"].unsqueeze(1), maps["tokens"]], axis=1)
@@ -275,8 +277,7 @@ class CaeV2Pretraining(Method):
         supervise_cls: bool = True,
     ):
         super().__init__()
-        needed = ("grid", "num_heads", "drop_path", "patch_size", "dim", "features")
-        if getattr(model, "num_classes", 0) or not all(hasattr(model, name) for name in needed):
+        if not isinstance(model, CaeV2) or model.num_classes:
             raise UserError("method cae_v2 trains an encoder: model must be cae_v2_* with num_classes 0")
         self.model, grid, dim = model, model.grid, regressor_dim or model.dim
         if (num_masked is None) == (mask_ratio is None):
@@ -298,7 +299,7 @@ class CaeV2Pretraining(Method):
         require(first, "teacher_level", f"counts layers from 1, got {teacher_level}")
         self.draw, self.min_block = block_mask if mask == "block" else random_mask, min_block
         self.positions, self.reduction, self.supervise_cls = loss_positions, loss_reduction, supervise_cls
-        statistics = getattr(teacher, "mean_std", IMAGENET)
+        statistics = promises(teacher).mean_std or IMAGENET
         self.teacher_mean, self.teacher_std = teacher_mean or statistics[0], teacher_std or statistics[1]
         self.teacher = Target(teacher, grid, teacher_level, teacher_size)
         self.teacher.eval()

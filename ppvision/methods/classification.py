@@ -22,9 +22,10 @@ from paddle import Tensor, nn
 
 from ppvision.data.batch import to_device
 from ppvision.errors import UserError, at_least, within
-from ppvision.losses import normaliser_of
+from ppvision.losses.base import loss_promises
 from ppvision.losses.soft_cross_entropy import SoftCrossEntropy, smoothed
 from ppvision.methods.base import Method
+from ppvision.models.network import promises
 
 __all__ = ["Classification", "TokenLabelling", "box_of_area"]
 
@@ -84,7 +85,7 @@ class Classification(Method):
         at_least(0, mixup=mixup, cutmix=cutmix)
         within(0, 1, below=True, label_smoothing=label_smoothing)
         within(0, 1, mix_probability=mix_probability, switch_probability=switch_probability)
-        if not getattr(model, "num_classes", 0):
+        if not promises(model).num_classes:
             raise UserError(f"method: {type(model).__name__} has no num_classes, so it is no classifier")
         self.model = model
         self.loss = loss if loss is not None else SoftCrossEntropy()
@@ -119,7 +120,7 @@ class Classification(Method):
         return {**batch, "image": image, "soft_label": target * share + target.flip(0) * (1.0 - share)}
 
     def normaliser(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return normaliser_of(self.loss, batch)
+        return loss_promises(self.loss).normaliser(batch)
 
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         return {"main": self.loss(self.model(batch["image"]), batch)}
@@ -143,11 +144,12 @@ class TokenLabelling(Classification):
     def __init__(self, model: nn.Layer, beta: float = 0.5, mix_token: bool = True, label_smoothing: float = 0.1):
         at_least(0, beta=beta)
         super().__init__(model, label_smoothing=label_smoothing)
-        if not all(hasattr(model, name) for name in ("embed", "tokens", "classify", "num_features")):
+        if not promises(model).offers("embed", "tokens", "classify", "num_features"):
             raise UserError(f"method: {type(model).__name__} has no tokens to label (MAFormer has)")
         self.beta, self.mix_token = beta, mix_token
         # A network that votes with its tokens owns the head; otherwise it exists only while training.
-        self.token_head = None if hasattr(model, "token_head") else nn.Linear(model.num_features, model.num_classes)
+        owned = promises(model).token_head is not None
+        self.token_head = None if owned else nn.Linear(model.num_features, model.num_classes)
 
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         model, target = self.model, batch["soft_label"]

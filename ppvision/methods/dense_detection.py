@@ -20,6 +20,7 @@ from ppvision.errors import UserError
 from ppvision.losses.dense_detection import DenseLoss
 from ppvision.losses.detection import Targets
 from ppvision.methods.base import Method
+from ppvision.models.network import promises
 from ppvision.nn.anchors import Dense
 
 __all__ = ["DenseDetection", "check_dense", "share_of"]
@@ -72,8 +73,8 @@ def share_of(batch: dict[str, Any]) -> Tensor:
     return paddle.stack([inner[:, 1] / width, inner[:, 0] / height], axis=-1).tile([1, 2])
 
 
-def check_dense(model: object, key: str = "model") -> None:
+def check_dense(model: nn.Layer, key: str = "model") -> None:
     """Raises UserError unless `model` offers what Methods for dense detectors ask for."""
-    missing = [name for name in ("anchors", "dense") if not callable(getattr(model, name, None))]
+    missing = [name for name in ("anchors", "dense") if not promises(model).offers(name)]
     if missing:
         raise UserError(f"{key}: {type(model).__name__} answers at no anchors: it has no {', '.join(missing)}")

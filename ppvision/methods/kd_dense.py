@@ -26,7 +26,8 @@ from ppvision.device import tensor_of
 from ppvision.errors import UserError, at_least, require, within
 from ppvision.losses.distillation import PointLoss
 from ppvision.methods.dense_detection import DenseDetection, share_of
-from ppvision.models.detr import Detr, QuerySet, check_detector
+from ppvision.models.detr import Detr, Queries, QuerySet, check_detector
+from ppvision.models.network import promises
 from ppvision.nn.anchors import Dense, decode_boxes
 from ppvision.nn.boxes import cxcywh_to_xyxy, inverse_sigmoid
 from ppvision.nn.suppression import excess_overlap, kept_boxes
@@ -85,8 +86,8 @@ class KdDense(DenseDetection):
                 f"method.teacher: answers {teacher.num_classes} classes, the student {model.num_classes}; "
                 "set model.num_classes, and load the teacher with the same"
             )
-        askable = hasattr(teacher.queries, "of_boxes") or hasattr(teacher.queries, "tgt_embed")
-        if teacher.query_content and not askable:
+        askable = promises(teacher.queries, Queries).offers
+        if teacher.query_content and not (askable("of_boxes") or askable("usual_content")):
             raise UserError(
                 f"method.teacher: this {type(teacher).__name__} cannot be asked about a box alone, and so not about an "
                 "anchor; use DINO, DAB-DETR without patterns, or Deformable DETR with two_stage: true"
@@ -148,12 +149,13 @@ class KdDense(DenseDetection):
         """Boxes [B,M,4], given as logits, as queries of the teacher. Where a query has content beside its box, all get
         the same: the mean of what the teacher's own have.
         """
-        queries = self.teacher.queries
-        if hasattr(queries, "of_boxes"):
-            return queries.of_boxes(references)
+        queries = promises(self.teacher.queries, Queries)
+        made = queries.of_boxes(references)
+        if made is not None:
+            return made
         if not self.teacher.query_content:
             return QuerySet(references)
-        content = queries.tgt_embed.weight.mean(0).reshape([1, 1, -1])
+        content = queries.usual_content().reshape([1, 1, -1])
         return QuerySet(references, content.expand([1, references.shape[1], content.shape[-1]]))
 
 

@@ -31,7 +31,8 @@ from ppvision.errors import ArgumentError, UserError, at_least, require
 from ppvision.losses.detection import Answers, Matcher, Targets
 from ppvision.losses.distillation import PointLoss
 from ppvision.methods.group_detr import GroupDetr
-from ppvision.models.detr import Context, Detr, QuerySet, check_detector
+from ppvision.models.detr import Context, Detr, Queries, QuerySet, check_detector
+from ppvision.models.network import promises
 
 __all__ = ["KdDetr", "decode_apart"]
 
@@ -186,17 +187,19 @@ class KdDetr(GroupDetr):
         once.
         """
         with paddle.no_grad():
-            if hasattr(self.teacher.queries, "reference_points"):
+            queries = promises(self.teacher.queries, Queries)
+            if queries.offers("of_places"):
                 content, positions = (tensor_of(self.draw(k, self.teacher.dim)) for k in ("content", "positions"))
-                return QuerySet(self.teacher.queries.reference_points(positions), content, positions)
+                return queries.of_places(positions, content)
             if self.general_dist == "normal_logit":
                 references = tensor_of(self.draw("references", 4))
             else:
                 boxes = self.draw("uniform", 4).clip(1e-4, 1.0 - 1e-4)
                 boxes[..., 2:] = 0.02 + 0.48 * boxes[..., 2:]
                 references = tensor_of(np.log(boxes / (1.0 - boxes)))
-            if hasattr(self.teacher.queries, "of_boxes"):
-                return self.teacher.queries.of_boxes(references)
+            made = queries.of_boxes(references)
+            if made is not None:
+                return made
             content = None if like.content is None else tensor_of(self.draw("content", self.teacher.dim))
             return QuerySet(references, content)
 

@@ -12,7 +12,7 @@ from typing import Any
 from paddle import Tensor, nn
 
 from ppvision.errors import ArgumentError, did_you_mean, require
-from ppvision.losses import normaliser_of
+from ppvision.losses.base import loss_promises
 from ppvision.losses.cross_entropy import CrossEntropy
 from ppvision.methods.base import Method
 
@@ -53,7 +53,7 @@ class LinearProbe(Method):
                 layer.eval()
 
     def normaliser(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return normaliser_of(self.loss, batch)
+        return loss_promises(self.loss).normaliser(batch)
 
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         return {"main": self.loss(self.model(batch["image"]), batch)}

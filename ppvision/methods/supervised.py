@@ -13,9 +13,10 @@ from paddle import Tensor, nn
 
 from ppvision.config import Component, Deferred, build
 from ppvision.errors import ArgumentError, UserError, at_least, blame, require
-from ppvision.losses import normaliser_of
+from ppvision.losses.base import loss_promises
 from ppvision.losses.cross_entropy import CrossEntropy
 from ppvision.methods.base import Method
+from ppvision.models.network import promises
 from ppvision.nn.resize import resize
 
 
@@ -62,7 +63,7 @@ class Supervised(Method):
         super().__init__()
         self.model = model
         self.loss = loss if loss is not None else CrossEntropy()
-        classes, factors = getattr(model, "num_classes", None), getattr(self.loss, "class_weights", None)
+        classes, factors = promises(model).num_classes, loss_promises(self.loss).class_weights
         if classes and factors is not None:
             reason = f"needs one number per class: the network has {classes} classes, {len(factors)} are given"
             require(len(factors) == classes, "loss.class_weights", reason)
@@ -70,7 +71,7 @@ class Supervised(Method):
         require(sum(output_weights) > 0, "output_weights", f"needs a number above 0, got {list(output_weights)}")
         self.output_weights = tuple(output_weights)
         self.levels, self.weights, heads = [], [], []
-        channels = getattr(model, "feature_channels", {})
+        channels = promises(model).feature_channels
         for i, item in enumerate(aux):
             part = item if isinstance(item, Component) else HEAD.read(item, f"method.aux.{i}")
             level = part["level"]
@@ -84,7 +85,7 @@ class Supervised(Method):
 
     def normaliser(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         with blame(self.loss, "method.loss", CALL):
-            return normaliser_of(self.loss, batch)
+            return loss_promises(self.loss).normaliser(batch)
 
     def judged(self, output: Tensor, batch: dict[str, Any]) -> Tensor:
         """The loss of an output."""

@@ -97,7 +97,7 @@ class CocoAP(Metric):
         """
         check_lengths(results, targets)
         for result, target in zip(results, targets):
-            name = str(getattr(result, "name", ""))
+            name = str(result.name)
             if "image_id" not in target:
                 raise UserError(f"coco: {name or 'the data set'}: the target has no image_id")
             boxes = np.asarray(target["boxes"], np.float32).reshape(-1, 4)

@@ -40,7 +40,7 @@ class MeanIoU(Metric):
         """
         check_lengths(results, targets)
         for result, target in zip(results, targets):
-            name = getattr(result, "name", "") or target.get("name", "") or "image"
+            name = result.name or target.get("name", "") or "image"
             predicted, label = np.asarray(result.labels), np.asarray(target["label"])
             if predicted.shape != label.shape:
                 raise UserError(f"{name}: prediction is {predicted.shape} but label is {label.shape} (H, W)")

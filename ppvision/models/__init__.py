@@ -1,4 +1,4 @@
-"""Inference networks, their names (`zoo`) and their weight files (`weights`). Importing this package does not import
+"""Inference networks, what they promise (`network`) and their names (`zoo`). Importing this package does not import
 Paddle.
 """
 
@@ -9,14 +9,14 @@ from typing import Any
 
 _PUBLIC = {
     "Entry": "ppvision.models.zoo",
-    "create_model": "ppvision.weights",
     "deployables": "ppvision.models.zoo",
     "entry": "ppvision.models.zoo",
     "example_inputs": "ppvision.models.zoo",
     "list_models": "ppvision.models.zoo",
     "signature": "ppvision.models.zoo",
-    "Report": "ppvision.weights",
-    "load_weights": "ppvision.weights",
+    "Input": "ppvision.models.inputs",
+    "Network": "ppvision.models.network",
+    "promises": "ppvision.models.network",
 }
 __all__ = list(_PUBLIC)
 

@@ -12,8 +12,6 @@ mask token, prediction head and teacher belong to `ppvision.methods.cae_v2`.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -21,6 +19,7 @@ import paddle
 from paddle import Tensor, nn
 
 from ppvision.errors import UserError, at_least, require, within
+from ppvision.models.network import Network
 from ppvision.nn.resize import resize
 from ppvision.nn.vit import (
     TRUNCATED,
@@ -33,7 +32,7 @@ from ppvision.nn.vit import (
     take_tokens,
 )
 
-__all__ = ["PYRAMID_BLOCKS", "VARIANTS", "CaeV2", "CaeV2Pyramid", "cae_v2", "to_upstream"]
+__all__ = ["PYRAMID_BLOCKS", "VARIANTS", "CaeV2", "CaeV2Pyramid"]
 
 # arXiv:2211.09799 and the release's scripts; debug sizes are ours
 VARIANTS = {
@@ -47,7 +46,7 @@ VARIANTS = {
 PYRAMID_BLOCKS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # depth -> blocks whose outputs make c2 .. c5
 
 
-class CaeV2(nn.Layer):
+class CaeV2(Network):
     """[B,3,H,W] -> {"cls": [B,dim], "tokens": [B,N,dim]}, or logits [B,K] when `num_classes` is K > 0.
 
     Args:
@@ -95,7 +94,8 @@ class CaeV2(nn.Layer):
         classifier = num_classes > 0
         if rel_pos_bias is None:
             rel_pos_bias = classifier and pool == "mean"
-        self.rel_pos_bias, window = rel_pos_bias, (self.grid, self.grid) if rel_pos_bias else None
+        self.abs_pos, self.rel_pos_bias = abs_pos, rel_pos_bias
+        window = (self.grid, self.grid) if rel_pos_bias else None
         self.patch_embed = PatchEmbed(dim, patch_size)
         self.cls_token = parameter(self, [1, 1, dim], None)
         if abs_pos:
@@ -132,7 +132,7 @@ class CaeV2(nn.Layer):
             )
         patches = x_BDHW.flatten(2).transpose([0, 2, 1])
         cls = self.cls_token.expand([x_BDHW.shape[0], 1, self.dim])
-        if hasattr(self, "pos_embed"):
+        if self.abs_pos:
             table = self.pos_embed[:, 1:]
             if not native:
                 table = table.reshape([1, self.grid, self.grid, self.dim]).transpose([0, 3, 1, 2])
@@ -171,34 +171,6 @@ class CaeV2(nn.Layer):
             return {"cls": maps["cls"], "tokens": maps["tokens"]}
         pooled = maps["tokens"].mean(1) if self.pool == "mean" else maps["cls"]
         return self.head(self.fc_norm(pooled))
-
-    @staticmethod
-    def in_torch_layout(state: Mapping[str, np.ndarray]) -> bool:
-        """Whether matrices are [out,in]: told by the first one that is not square."""
-        return any(v.shape[0] > v.shape[1] for k, v in state.items() if k.endswith("mlp.fc1.weight"))
-
-    def from_upstream(self, state: Mapping[str, np.ndarray]) -> tuple[dict, dict, list[str]]:
-        """A checkpoint of the release (pre-training, `encoder.*` and more; or fine-tuning, no prefix) or our own ->
-        (network state, parts of the Method under its names, ignored names). Fixed positions of another size are ours.
-        """
-        prefix = "encoder." if any(k.startswith("encoder.") for k in state) else ""
-        turn = self.in_torch_layout(state)
-        network, method, ignored = {}, {}, []
-        for name, value in state.items():
-            ours = _method_name(name) if prefix else None
-            if ours is not None:
-                method[ours] = value.T if turn and _is_matrix(ours) else value
-            elif not name.startswith(prefix):
-                raise UserError(f"'{name}' has no place in CAE v2")
-            else:
-                network[name.removeprefix(prefix)] = value
-        if isinstance(self.norm, nn.Identity):
-            ignored += [prefix + k for k in ("norm.weight", "norm.bias") if network.pop(k, None) is not None]
-        if not hasattr(self, "pos_embed"):
-            ignored += [prefix + "pos_embed"] if network.pop("pos_embed", None) is not None else []
-        elif "pos_embed" in network and network["pos_embed"].shape != tuple(self.pos_embed.shape):
-            network["pos_embed"] = self.pos_embed.numpy()
-        return network, method, ignored
 
 
 class CaeV2Pyramid(CaeV2):
@@ -270,73 +242,3 @@ class CaeV2Pyramid(CaeV2):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         return self.features(image)
-
-
-def cae_v2(variant: str, **overrides) -> CaeV2:
-    """The network of `VARIANTS[variant]`; `overrides` are arguments of `CaeV2`."""
-    return CaeV2(**{**VARIANTS[variant], **overrides})
-
-
-# the release's names -> those of ppvision.methods.cae_v2; "regresser" is its spelling, `regresser.norm` serves nothing
-_METHOD = (
-    (r"encoder_to_regresser\.(.+)", r"projection.0.\1"),
-    (r"encoder_to_regresser_norm\.(.+)", r"projection.1.\1"),
-    (r"rd_pos_embed", r"pos_embed"),
-    (r"mask_token", r"mask_token"),
-    (r"regresser\.regressor_blocks\.(.+)", r"regressor.\1"),
-    (r"regresser\.norm\.(.+)", r"regressor_norm.\1"),
-    (r"decoder\.norm\.(.+)", r"head_norm.\1"),
-    (r"decoder\.head\.(.+)", r"head.\1"),
-)
-_UPSTREAM = (
-    (r"projection\.0\.(.+)", r"encoder_to_regresser.\1"),
-    (r"projection\.1\.(.+)", r"encoder_to_regresser_norm.\1"),
-    (r"pos_embed", r"rd_pos_embed"),
-    (r"mask_token", r"mask_token"),
-    (r"regressor\.(.+)", r"regresser.regressor_blocks.\1"),
-    (r"regressor_norm\.(.+)", r"regresser.norm.\1"),
-    (r"head_norm\.(.+)", r"decoder.norm.\1"),
-    (r"head\.(.+)", r"decoder.head.\1"),
-)
-
-
-def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str | None:
-    return next((match.expand(new) for old, new in table if (match := re.fullmatch(old, name))), None)
-
-
-def _method_name(name: str) -> str | None:
-    return _renamed(name, _METHOD)
-
-
-def _is_matrix(name: str) -> bool:
-    leaf = name.split(".")[-2] if name.endswith(".weight") else ""
-    return (
-        leaf in ("qkv", "q", "k", "v", "proj", "fc1", "fc2", "head")
-        and "patch_embed" not in name
-        or (name == "projection.0.weight")
-    )
-
-
-def to_upstream(network: Mapping[str, np.ndarray], method: Mapping[str, np.ndarray] | None = None) -> dict:
-    """The inverse of `CaeV2.from_upstream`, in torch's layout.
-
-    Args:
-        network: state of the encoder (`weights.state_of`).
-        method: state of the Method's own parts, as in `Report.training_only`; None gives a file without prefix, as the
-            release's fine-tuning writes it.
-
-    Raises:
-        UserError: a name that the release does not have.
-    """
-
-    def turned(name: str, value: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(value.T) if _is_matrix(name) else np.asarray(value)
-
-    prefix = "" if method is None else "encoder."
-    state = {prefix + name: turned(name, value) for name, value in network.items()}
-    for name, value in (method or {}).items():
-        target = _renamed(name, _UPSTREAM)
-        if target is None:
-            raise UserError(f"'{name}' is no part of a CAE v2 checkpoint")
-        state[target] = turned(name, value)
-    return state

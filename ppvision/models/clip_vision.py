@@ -10,19 +10,17 @@ Deviates: the last norm and the projection are applied to every token, where the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from ppvision.errors import UserError, at_least, require
-from ppvision.models.zoo import CLIP
+from ppvision.errors import at_least, require
+from ppvision.models.network import Network
+from ppvision.models.zoo.entry import CLIP
 from ppvision.nn.resize import resize
 from ppvision.nn.vit import PatchEmbed, parameter
 
-__all__ = ["VARIANTS", "ClipVision", "clip_vision"]
+__all__ = ["VARIANTS", "ClipVision"]
 
 VARIANTS = {
     "b16": dict(image_size=224, patch_size=16, dim=768, depth=12, num_heads=12, out_dim=512),
@@ -64,7 +62,7 @@ class ClipBlock(nn.Layer):
         return x_BND + self.fc2(hidden * F.sigmoid(1.702 * hidden))
 
 
-class ClipVision(nn.Layer):
+class ClipVision(Network):
     """[B,3,H,W] -> {"cls": [B,out_dim], "tokens": [B,N,out_dim]}, patches in row-major order.
 
     Args:
@@ -77,7 +75,6 @@ class ClipVision(nn.Layer):
     """
 
     mean_std = CLIP  # a Method that uses it as a teacher normalises with this
-    num_classes = 0
 
     def __init__(self, image_size: int, patch_size: int, dim: int, depth: int, num_heads: int, out_dim: int):
         super().__init__()
@@ -120,113 +117,3 @@ class ClipVision(nn.Layer):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         maps = self.features(image)
         return {"cls": maps["cls"], "tokens": maps["tokens"]}
-
-    @staticmethod
-    def in_torch_layout(state: Mapping[str, np.ndarray]) -> bool:
-        """Whether matrices are [out,in]: told by the first one that is not square."""
-        known = ("mlp.c_fc.weight", "mlp.fc1.weight", ".fc1.weight")
-        return any(v.shape[0] > v.shape[1] for k, v in state.items() if k.endswith(known) and v.ndim == 2)
-
-    @staticmethod
-    def from_upstream(state: Mapping[str, np.ndarray]) -> tuple[dict, dict, list[str]]:
-        """Names of OpenAI (`visual.*`) or Hugging Face (`vision_model.*`) -> ours; the text tower is ignored.
-
-        Raises:
-            UserError: a name of the image tower has no place here.
-        """
-        if "cls_token" in state:
-            return dict(state), {}, []
-        openai = any(k.removeprefix("visual.") == "class_embedding" for k in state)
-        convert = _from_openai if openai else _from_hugging_face
-        both = openai and "visual.class_embedding" in state  # a whole CLIP: what is not visual.* is the text tower
-        network: dict[str, np.ndarray] = {}
-        ignored: list[str] = []
-        for name, value in state.items():
-            target = None if both and not name.startswith("visual.") else convert(name)
-            if target is None:
-                ignored.append(name)
-            else:
-                network[target] = value
-        for key in [k for k in network if k.endswith(".q.weight") or k.endswith(".q.bias")]:
-            stem, leaf = key.rsplit(".q.", 1)
-            parts = [network.pop(f"{stem}.{p}.{leaf}") for p in "qkv"]
-            network[f"{stem}.qkv.{leaf}"] = np.concatenate(parts)
-        if openai and "head.weight" in network:  # right-multiplied, so already [in,out]: turned as torch's Linear is
-            network["head.weight"] = network["head.weight"].T
-        if "pos_embed" in network and network["pos_embed"].ndim == 2:
-            network["pos_embed"] = network["pos_embed"][None]
-        if "cls_token" in network:
-            network["cls_token"] = network["cls_token"].reshape(1, 1, -1)
-        return {k: v.astype(np.float32) for k, v in network.items()}, {}, ignored
-
-
-_OPENAI = {
-    "conv1.weight": "patch_embed.proj.weight",
-    "class_embedding": "cls_token",
-    "positional_embedding": "pos_embed",
-    "proj": "head.weight",
-}
-_OPENAI_BLOCK = {
-    "ln_1.": "norm1.",
-    "ln_2.": "norm2.",
-    "attn.in_proj_": "attn.qkv.",
-    "attn.out_proj.": "attn.proj.",
-    "mlp.c_fc.": "fc1.",
-    "mlp.c_proj.": "fc2.",
-}
-_HUGGING_FACE = {
-    "embeddings.patch_embedding.weight": "patch_embed.proj.weight",
-    "embeddings.class_embedding": "cls_token",
-    "embeddings.position_embedding.weight": "pos_embed",
-}
-_HUGGING_FACE_BLOCK = {
-    "layer_norm1.": "norm1.",
-    "layer_norm2.": "norm2.",
-    "self_attn.q_proj.": "attn.q.",
-    "self_attn.k_proj.": "attn.k.",
-    "self_attn.v_proj.": "attn.v.",
-    "self_attn.out_proj.": "attn.proj.",
-    "mlp.fc1.": "fc1.",
-    "mlp.fc2.": "fc2.",
-}
-
-
-def _block_name(rest: str, table: Mapping[str, str], whole: str) -> str:
-    number, _, leaf = rest.partition(".")
-    for theirs, ours in table.items():
-        if leaf.startswith(theirs):
-            return f"blocks.{number}.{ours}{leaf[len(theirs) :]}"
-    raise UserError(f"'{whole}' has no place in CLIP's image tower")
-
-
-def _from_openai(name: str) -> str:
-    key = name.removeprefix("visual.")
-    if key in _OPENAI:
-        return _OPENAI[key]
-    if key.startswith("transformer.resblocks."):
-        return _block_name(key.removeprefix("transformer.resblocks."), _OPENAI_BLOCK, name)
-    for theirs, ours in (("ln_pre.", "norm_pre."), ("ln_post.", "norm.")):
-        if key.startswith(theirs):
-            return ours + key.removeprefix(theirs)
-    raise UserError(f"'{name}' has no place in CLIP's image tower")
-
-
-def _from_hugging_face(name: str) -> str | None:
-    if name.startswith(("text_model.", "text_projection.", "logit_scale")) or name.endswith("position_ids"):
-        return None
-    if name == "visual_projection.weight":
-        return "head.weight"
-    key = name.removeprefix("vision_model.")
-    if key in _HUGGING_FACE:
-        return _HUGGING_FACE[key]
-    if key.startswith("encoder.layers."):
-        return _block_name(key.removeprefix("encoder.layers."), _HUGGING_FACE_BLOCK, name)
-    for theirs, ours in (("pre_layrnorm.", "norm_pre."), ("post_layernorm.", "norm.")):
-        if key.startswith(theirs):
-            return ours + key.removeprefix(theirs)
-    raise UserError(f"'{name}' has no place in CLIP's image tower")
-
-
-def clip_vision(variant: str, **overrides) -> ClipVision:
-    """The tower of `VARIANTS[variant]`; `overrides` are arguments of `ClipVision`."""
-    return ClipVision(**{**VARIANTS[variant], **overrides})

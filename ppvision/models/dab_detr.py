@@ -12,21 +12,16 @@ Names of axes: B batch, S tokens of the memory, N queries, K classes, d width, h
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from ppvision.errors import UserError, require
-from ppvision.models import resnet
-from ppvision.models.deformable_detr import COCO_IDS
+from ppvision.errors import require
 from ppvision.models.deformable_parts import build_backbone, level_masks
-from ppvision.models.detr import Context, Detr, QuerySet
-from ppvision.models.dino_names import below_backbone
+from ppvision.models.detr import Context, Detr, Queries, QuerySet
 from ppvision.nn.attention import MultiHeadAttention, attend
 from ppvision.nn.boxes import inverse_sigmoid
 from ppvision.nn.mlp import Mlp
@@ -34,7 +29,7 @@ from ppvision.nn.positions import sine_boxes, sine_map
 from ppvision.nn.stem import ConvStem
 from ppvision.nn.vit import init_xavier
 
-__all__ = ["VARIANTS", "DabDetr", "dab_detr"]
+__all__ = ["VARIANTS", "DabDetr"]
 
 # arXiv:2201.12329 and its release; the debug size is ours
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -224,7 +219,7 @@ class Transformer(nn.Layer):
         self.decoder = Decoder(dim, heads, ffn, decoder_layers)
 
 
-class DabQueries(nn.Layer):
+class DabQueries(Queries):
     """A table of anchors (as logits), each asked with every pattern.
 
     Args:
@@ -343,110 +338,3 @@ class DabDetr(Detr):
                 box = F.sigmoid(self.bbox_embed(x).astype("float32") + inverse_sigmoid(fixed))
                 fixed = box.detach()
         return answers
-
-    @staticmethod
-    def in_torch_layout(state: Mapping[str, np.ndarray]) -> bool:
-        """Whether matrices are [out,in]: told by names only torch's files have, and the packed projection."""
-        packed = [v for k, v in state.items() if k.endswith("self_attn.in_proj_weight")]
-        return any(k.startswith("model.encoder.") for k in state) or any(v.shape[0] > v.shape[1] for v in packed)
-
-    def from_upstream(self, state: Mapping[str, np.ndarray]) -> tuple[dict, dict, list[str]]:
-        """A file of the release (`backbone.0.body.*`), of `transformers` (`model.encoder.*`), a Method's own
-        (`model.transformer.*`), a bare backbone or our own -> (network state, further groups and denoising tables under
-        the names of method `group_detr`, ignored names). A network of 80 classes takes the 80 used ones of 91 slots.
-
-        Raises:
-            UserError: a packed projection is not complete.
-        """
-        if not any(k.startswith(("transformer.", "model.")) for k in state):
-            return below_backbone(self.backbone, state)
-        if any(k.startswith("model.transformer.") for k in state):
-            method = {k: v for k, v in state.items() if not k.startswith("model.")}
-            return {k.removeprefix("model."): v for k, v in state.items() if k not in method}, method, []
-        network: dict[str, np.ndarray] = {}
-        packed: dict[str, dict[str, np.ndarray]] = {}
-        ignored, turn = [], self.in_torch_layout(state)
-        for name, value in state.items():
-            ours = rename(name)
-            if ours is None:
-                ignored.append(name)
-                continue
-            if match := re.fullmatch(r"(.+\.self_attn)\.([qkv])_proj\.(weight|bias)", ours):
-                prefix, part, leaf = match.groups()
-                packed.setdefault(f"{prefix}.in_proj_{leaf}", {})[part] = value
-                continue
-            if turn and ours.endswith("self_attn.in_proj_weight"):
-                value = value.T
-            if turn and ours.startswith("class_embed.") and (self.num_classes, value.shape[0]) == (80, 91):
-                value = value[list(COCO_IDS)]
-            network[ours] = value
-        for name, parts in packed.items():
-            if missing := sorted(set("qkv") - set(parts)):
-                raise UserError(f"'{name}': the file has no projection of {', '.join(missing)}")
-            joined = np.concatenate([parts[part] for part in "qkv"])
-            network[name] = joined.T if joined.ndim == 2 else joined
-        return network, {}, ignored
-
-
-_CROSS = {
-    "query_content_proj": "ca_qcontent_proj",
-    "key_content_proj": "ca_kcontent_proj",
-    "key_pos_proj": "ca_kpos_proj",
-    "value_proj": "ca_v_proj",
-    "query_pos_sine_proj": "ca_qpos_sine_proj",
-    "query_pos_proj": "ca_qpos_proj",
-}
-_SELF = {
-    "query_content_proj": "sa_qcontent_proj",
-    "query_pos_proj": "sa_qpos_proj",
-    "key_content_proj": "sa_kcontent_proj",
-    "key_pos_proj": "sa_kpos_proj",
-    "value_proj": "sa_v_proj",
-}
-_ENCODER, _DECODER = r"model\.encoder\.layers\.(\d+)\.", r"model\.decoder\.layers\.(\d+)\."
-# names of others -> ours, the first that fits; None: serves nothing
-_NAMES: tuple[tuple[str, str | None], ...] = (
-    (r"transformer\.decoder\.bbox_embed\..+", None),  # the same matrices as bbox_embed
-    (r"model\.decoder\.bbox_embed\.(.+)", r"bbox_embed.\1"),
-    (r"bbox_predictor\.(.+)", r"bbox_embed.\1"),
-    (r"refpoint_embed\.weight", "queries.refpoint_embed.weight"),
-    (r"model\.query_refpoint_embeddings\.weight", "queries.refpoint_embed.weight"),
-    (r"(?:model|transformer)\.patterns\.weight", "queries.patterns.weight"),
-    (r"backbone\.0\.body\.(.+)", r"backbone.\1"),
-    (r"model\.input_projection\.(.+)", r"input_proj.\1"),
-    (_ENCODER + r"self_attn\.(.+)", r"transformer.encoder.layers.\1.self_attn.\2"),
-    (_ENCODER + r"fc([12])\.(.+)", r"transformer.encoder.layers.\1.linear\2.\3"),
-    (_ENCODER + r"self_attn_layer_norm\.(.+)", r"transformer.encoder.layers.\1.norm1.\2"),
-    (_ENCODER + r"final_layer_norm\.(.+)", r"transformer.encoder.layers.\1.norm2.\2"),
-    (_ENCODER + r"activation_fn\.(.+)", r"transformer.encoder.layers.\1.activation.\2"),
-    (r"model\.decoder\.layernorm\.(.+)", r"transformer.decoder.norm.\1"),
-    (r"model\.((?:encoder|decoder)\.(?:query_scale|ref_point_head|ref_anchor_head)\..+)", r"transformer.\1"),
-    *((_DECODER + rf"(?:self_attn|layer\.0)\.self_attn_{k}\.(.+)", rf"transformer.decoder.layers.\1.{v}.\2")
-      for k, v in _SELF.items()),
-    *((_DECODER + rf"(?:cross_attn|layer\.1)\.cross_attn_{k}\.(.+)", rf"transformer.decoder.layers.\1.{v}.\2")
-      for k, v in _CROSS.items()),
-    (_DECODER + r"(?:self_attn|layer\.0)\.self_attn\.output_proj\.(.+)",
-     r"transformer.decoder.layers.\1.self_attn.out_proj.\2"),
-    (_DECODER + r"(?:cross_attn|layer\.1)\.cross_attn\.output_proj\.(.+)",
-     r"transformer.decoder.layers.\1.cross_attn.out_proj.\2"),
-    (_DECODER + r"(?:self_attn|layer\.0)\.self_attn_layer_norm\.(.+)", r"transformer.decoder.layers.\1.norm1.\2"),
-    (_DECODER + r"(?:cross_attn|layer\.1)\.cross_attn_layer_norm\.(.+)", r"transformer.decoder.layers.\1.norm2.\2"),
-    (_DECODER + r"(?:mlp|layer\.2)\.final_layer_norm\.(.+)", r"transformer.decoder.layers.\1.norm3.\2"),
-    (_DECODER + r"(?:mlp|layer\.2)\.fc([12])\.(.+)", r"transformer.decoder.layers.\1.linear\2.\3"),
-    (_DECODER + r"(?:mlp|layer\.2)\.activation_fn\.(.+)", r"transformer.decoder.layers.\1.activation.\2"),
-)  # fmt: skip
-
-
-def rename(name: str) -> str | None:
-    """Our name of a parameter of the release or of `transformers`; None for what serves nothing."""
-    if backbone := re.fullmatch(r"model\.backbone\.conv_encoder\.model\.(?:_backbone\.)?(.+)", name):
-        return f"backbone.{resnet.rename(backbone[1])}"
-    for pattern, ours in _NAMES:
-        if match := re.fullmatch(pattern, name):
-            return None if ours is None else match.expand(ours)
-    return name
-
-
-def dab_detr(variant: str, **overrides: Any) -> DabDetr:
-    """The network of `VARIANTS[variant]`; `overrides` are arguments of `DabDetr`."""
-    return DabDetr(**{**VARIANTS[variant], **overrides})

@@ -13,17 +13,14 @@ Deviates: with two stages a token whose anchor is no use (at the rim, or padding
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from ppvision.errors import UserError, at_least, require, within
+from ppvision.errors import at_least, require, within
 from ppvision.models.deformable_parts import (
     DeformableDecoderLayer,
     DeformableEncoder,
@@ -32,14 +29,14 @@ from ppvision.models.deformable_parts import (
     build_backbone,
     scaled,
 )
-from ppvision.models.detr import Context, Detr, Proposals, QuerySet
-from ppvision.models.resnet import rename as resnet_name
+from ppvision.models.detr import Context, Detr, Proposals, Queries, QuerySet
+from ppvision.models.network import promises
 from ppvision.nn.mlp import Mlp
 from ppvision.nn.positions import sine_boxes
 from ppvision.nn.stem import ConvStem
 from ppvision.nn.vit import take_tokens
 
-__all__ = ["VARIANTS", "DeformableDetr", "ProposalQueries", "TableQueries", "deformable_detr", "to_upstream"]
+__all__ = ["VARIANTS", "DeformableDetr", "ProposalQueries", "TableQueries"]
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "r18": dict(backbone="resnet18"),
@@ -79,7 +76,7 @@ def _box_head(dim: int, side: float) -> Mlp:
     return head
 
 
-class TableQueries(nn.Layer):
+class TableQueries(Queries):
     """Learned queries: a table of positions and content; a position tells its reference point.
 
     Args:
@@ -97,10 +94,14 @@ class TableQueries(nn.Layer):
     def forward(self, context: Context) -> QuerySet:
         table = self.query_embed.weight.unsqueeze(0)
         positions, content = table[..., : self.dim], table[..., self.dim :]
+        return self.of_places(positions, content)
+
+    def of_places(self, positions: Tensor, content: Tensor) -> QuerySet:
+        """See `Queries`."""
         return QuerySet(self.reference_points(positions), content, positions)
 
 
-class ProposalQueries(nn.Layer):
+class ProposalQueries(Queries):
     """Two stages: the most promising tokens of the memory, as boxes; position and content come from the box.
 
     Args:
@@ -218,11 +219,10 @@ class DeformableDetr(Detr):
         self.training_heads = tuple(f"class_embed.{i}" for i in range(count - 1))
         self.bbox_embed = nn.LayerList(_box_head(dim, 0.0 if i or two_stage else -2.0) for i in range(count))
         self.queries = self.new_queries()
-        inner = getattr(self.backbone, "recompute_blocks", ())
-        self.recompute_blocks = tuple(f"backbone.{name}" for name in inner)
+        self.recompute_blocks = tuple(f"backbone.{name}" for name in promises(self.backbone).recompute_blocks)
 
     def new_queries(self) -> TableQueries | ProposalQueries:
-        """See `Detr`."""
+        """See `Network`."""
         if self.two_stage:
             return ProposalQueries(self.dim, self.num_classes, self.num_queries)
         return TableQueries(self.dim, self.num_queries)
@@ -232,12 +232,12 @@ class DeformableDetr(Detr):
         return self.backbone.features(image)
 
     def encode(self, image: Tensor, valid: Tensor | None = None) -> Context:
-        """See `Detr`."""
+        """See `Network`."""
         maps = self.features(image)
         return self.encoder(self.input_proj([maps[level] for level in self.levels]), valid)
 
     def decode(self, context: Context, queries: QuerySet) -> list[tuple[Tensor, Tensor]]:
-        """See `Detr`. `queries` need content and positions; references may be points or boxes."""
+        """See `Network`. `queries` need content and positions; references may be points or boxes."""
         if queries.content is None or queries.positions is None:
             raise ValueError("Deformable DETR decodes queries with content and positions")
         x = queries.content + paddle.zeros_like(context.memory[:, :1, :1])  # to the size of the batch
@@ -257,174 +257,3 @@ class DeformableDetr(Detr):
             if self.refine:
                 at = box.detach()
         return answers
-
-    @staticmethod
-    def in_torch_layout(state: Mapping[str, np.ndarray]) -> bool:
-        """Whether matrices are [out,in]: upstream's and Hugging Face's files are."""
-        return "model.level_embed" in state or any(k.startswith("transformer.") for k in state)
-
-    def from_upstream(self, state: Mapping[str, np.ndarray]) -> tuple[dict, dict, list[str]]:
-        """Names of the release (fundamentalvision) or of `transformers`, those of a Method (`model.…`), or of a bare
-        backbone -> (network state, what else the Method has, ignored names).
-
-        Of 91 classes, COCO's category ids, a network of 80 takes those in use. A head may stand in a file under
-        several names.
-
-        Raises:
-            UserError: heads that ought to be one differ: the file is of a network with `refine`.
-        """
-        if not any(k.startswith(_DETECTOR) for k in state):
-            return self._below_backbone(state)
-        if "model.encoder.level_embed" in state:
-            network = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
-            return network, {k: v for k, v in state.items() if not k.startswith("model.")}, []
-        foreign = self.in_torch_layout(state)
-        depth = len(self.decoder.layers)
-        network: dict[str, np.ndarray] = {}
-        parts: dict[str, dict[str, np.ndarray]] = {}
-        ignored: list[str] = []
-        for name, value in state.items():
-            ours = self._head(rename(name), depth) if foreign else name
-            if match := re.fullmatch(r"(.+\.self_attn)\.([qkv])_proj\.(weight|bias)", ours):
-                parts.setdefault(f"{match[1]}.in_proj_{match[3]}", {})[match[2]] = value
-                continue
-            if foreign and ours.endswith(".in_proj_weight"):
-                value = value.T
-            if ours in network:
-                if not np.array_equal(network[ours], value):
-                    raise UserError(f"'{name}' differs from '{ours}', which are one here: the file needs refine: true")
-                ignored.append(name)
-                continue
-            network[ours] = value
-        for name, three in parts.items():
-            if missing := sorted(set("qkv") - set(three)):
-                raise UserError(f"'{name}': the file has no projection of {', '.join(missing)}")
-            joined = np.concatenate([three[part] for part in "qkv"])
-            network[name] = joined.T if joined.ndim == 2 else joined
-        if self.num_classes == len(COCO_IDS):
-            for name in [k for k in network if "class_embed." in k]:
-                if network[name].shape[0] == 91:  # [91,d] or [91] in torch's layout
-                    network[name] = network[name][list(COCO_IDS)]
-        return network, {}, ignored
-
-    def _head(self, name: str, depth: int) -> str:
-        """Ours of `class_embed.{i}` and `bbox_embed.{i}`: one for all layers without refinement, the last one the
-        proposals' with two stages.
-        """
-        match = re.fullmatch(r"(class_embed|bbox_embed)\.(\d+)\.(.+)", name)
-        if match is None:
-            return name
-        kind, number, leaf = match[1], int(match[2]), match[3]
-        if self.two_stage and number == depth:
-            return f"queries.{kind}.{leaf}"
-        return f"{kind}.{number if self.refine else 0}.{leaf}"
-
-    def _below_backbone(self, state: Mapping[str, np.ndarray]) -> tuple[dict, dict, list[str]]:
-        known = getattr(self.backbone, "from_upstream", None)
-        fitting, _, ignored = known(state) if known else (state, {}, [])
-        own = set(self.backbone.state_dict())
-        rest = [k for k in fitting if k not in own]
-        return {f"backbone.{k}": v for k, v in fitting.items() if k in own}, {}, [*ignored, *rest]
-
-
-COCO_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
-_DETECTOR = ("transformer.", "model.", "class_embed.", "bbox_embed.", "encoder.level_embed", "queries.", "input_proj.")
-_BACKBONES = (  # the release; transformers with timm's ResNet, of two ages; with its own, whose parts have other names
-    "backbone.0.body.",
-    "model.backbone.conv_encoder.model._backbone.",
-    "model.backbone.conv_encoder.model.",
-)
-# others -> ours; the first that fits
-_NAMES = (
-    (r"(?:model|transformer)\.level_embed", r"encoder.level_embed"),
-    (r"(?:model\.)?input_proj\.(\d+)\.0\.(.+)", r"input_proj.\1.conv.\2"),
-    (r"(?:model\.)?input_proj\.(\d+)\.1\.(.+)", r"input_proj.\1.norm.\2"),
-    (r"query_embed\.weight", r"queries.query_embed.weight"),
-    (r"model\.query_position_embeddings\.weight", r"queries.query_embed.weight"),
-    (r"(?:model|transformer)\.(reference_points|enc_output|enc_output_norm|pos_trans|pos_trans_norm)\.(.+)",
-     r"queries.\1.\2"),
-    (r"(?:model|transformer)\.decoder\.((?:class|bbox)_embed\..+)", r"\1"),
-    (r"transformer\.((?:encoder|decoder)\.layers\..+)", r"\1"),
-    (r"model\.encoder\.layers\.(\d+)\.self_attn_layer_norm\.(.+)", r"encoder.layers.\1.norm1.\2"),
-    (r"model\.encoder\.layers\.(\d+)\.final_layer_norm\.(.+)", r"encoder.layers.\1.norm2.\2"),
-    (r"model\.decoder\.layers\.(\d+)\.self_attn_layer_norm\.(.+)", r"decoder.layers.\1.norm2.\2"),
-    (r"model\.decoder\.layers\.(\d+)\.encoder_attn_layer_norm\.(.+)", r"decoder.layers.\1.norm1.\2"),
-    (r"model\.decoder\.layers\.(\d+)\.final_layer_norm\.(.+)", r"decoder.layers.\1.norm3.\2"),
-    (r"model\.decoder\.layers\.(\d+)\.encoder_attn\.(.+)", r"decoder.layers.\1.cross_attn.\2"),
-    (r"model\.((?:en|de)coder)\.layers\.(\d+)\.fc([12])\.(.+)", r"\1.layers.\2.linear\3.\4"),
-    (r"model\.((?:en|de)coder\.layers\..+)", r"\1"),
-)  # fmt: skip
-
-
-def rename(name: str) -> str:
-    """Our name of a parameter of the release or of `transformers`; an unknown one as it is. Heads keep their number,
-    and the projections of `transformers` their q, k and v.
-    """
-    for prefix in _BACKBONES:
-        if name.startswith(prefix):
-            return f"backbone.{resnet_name(name.removeprefix(prefix))}"
-    for pattern, ours in _NAMES:
-        if match := re.fullmatch(pattern, name):
-            return match.expand(ours)
-    return name
-
-
-def to_upstream(net: DeformableDetr, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The inverse of `from_upstream`: names and layout of `transformers` (with a ResNet of timm), for PyTorch.
-
-    Args:
-        net: the network `state` is of.
-        state: as `ppvision.weights.state_of` gives it.
-    """
-    linear = {f"{n}.weight" for n, layer in net.named_sublayers() if isinstance(layer, nn.Linear)}
-    depth = len(net.decoder.layers)
-    out: dict[str, np.ndarray] = {}
-    for name, value in state.items():
-        value = value.T if name in linear or name.endswith(".in_proj_weight") else value
-        theirs = name
-        for pattern, new in _BACK:
-            if match := re.fullmatch(pattern, name):
-                theirs = match.expand(new)
-                break
-        if match := re.fullmatch(r"(.+)\.in_proj_(weight|bias)", theirs):
-            for part, rows in zip("qkv", np.split(value, 3)):
-                out[f"{match[1]}.{part}_proj.{match[2]}"] = np.ascontiguousarray(rows)
-            continue
-        if match := re.fullmatch(r"queries\.((?:class|bbox)_embed)\.(.+)", name):
-            theirs = f"{match[1]}.{depth}.{match[2]}"
-        value = np.ascontiguousarray(value)
-        out[theirs] = value
-        if match := re.fullmatch(r"((?:class|bbox)_embed)\.(\d+)\.(.+)", theirs):
-            kind, number, leaf = match.groups()
-            numbers = [int(number)] if net.refine else range(depth)
-            for i in numbers:  # one head may stand there under several names
-                out[f"{kind}.{i}.{leaf}"] = value
-                if net.refine and (kind == "bbox_embed" or net.two_stage):
-                    out[f"model.decoder.{kind}.{i}.{leaf}"] = value
-    return out
-
-
-# ours -> those of transformers; the first that fits
-_BACK = (
-    (r"backbone\.(.+)\._mean", r"model.backbone.conv_encoder.model.\1.running_mean"),
-    (r"backbone\.(.+)\._variance", r"model.backbone.conv_encoder.model.\1.running_var"),
-    (r"backbone\.(.+)", r"model.backbone.conv_encoder.model.\1"),
-    (r"encoder\.level_embed", r"model.level_embed"),
-    (r"input_proj\.(\d+)\.conv\.(.+)", r"model.input_proj.\1.0.\2"),
-    (r"input_proj\.(\d+)\.norm\.(.+)", r"model.input_proj.\1.1.\2"),
-    (r"queries\.query_embed\.weight", r"model.query_position_embeddings.weight"),
-    (r"queries\.(reference_points|enc_output|enc_output_norm|pos_trans|pos_trans_norm)\.(.+)", r"model.\1.\2"),
-    (r"encoder\.layers\.(\d+)\.norm1\.(.+)", r"model.encoder.layers.\1.self_attn_layer_norm.\2"),
-    (r"encoder\.layers\.(\d+)\.norm2\.(.+)", r"model.encoder.layers.\1.final_layer_norm.\2"),
-    (r"decoder\.layers\.(\d+)\.norm2\.(.+)", r"model.decoder.layers.\1.self_attn_layer_norm.\2"),
-    (r"decoder\.layers\.(\d+)\.norm1\.(.+)", r"model.decoder.layers.\1.encoder_attn_layer_norm.\2"),
-    (r"decoder\.layers\.(\d+)\.norm3\.(.+)", r"model.decoder.layers.\1.final_layer_norm.\2"),
-    (r"decoder\.layers\.(\d+)\.cross_attn\.(.+)", r"model.decoder.layers.\1.encoder_attn.\2"),
-    (r"((?:en|de)coder)\.layers\.(\d+)\.linear([12])\.(.+)", r"model.\1.layers.\2.fc\3.\4"),
-    (r"((?:en|de)coder\.layers\..+)", r"model.\1"),
-)
-
-
-def deformable_detr(variant: str, **overrides: Any) -> DeformableDetr:
-    """The network of `VARIANTS[variant]`; `overrides` are arguments of `DeformableDetr`."""
-    return DeformableDetr(**{**VARIANTS[variant], **overrides})

@@ -18,6 +18,7 @@ from paddle import Tensor, nn
 
 from ppvision.errors import UserError
 from ppvision.models.detr import Context
+from ppvision.models.network import promises
 from ppvision.nn.attention import MultiHeadAttention
 from ppvision.nn.deformable import MultiScaleDeformableAttention, level_sizes
 from ppvision.nn.group_norm import GroupNorm
@@ -66,8 +67,8 @@ def build_backbone(
         if options:
             raise UserError("backbone_options are arguments of a backbone given by name, not of one that is built")
         net = backbone
-    offered = getattr(net, "feature_channels", None)
-    if not callable(getattr(net, "features", None)) or not isinstance(offered, Mapping):
+    offered = promises(net).feature_channels
+    if not promises(net).offers("features") or not isinstance(offered, Mapping):
         raise UserError(f"backbone: {type(net).__name__} has no features() with feature_channels")
     if missing := [level for level in levels if level not in offered]:
         raise UserError(

@@ -20,8 +20,10 @@ import paddle
 from paddle import Tensor, nn
 
 from ppvision.errors import UserError
+from ppvision.models.network import IMAGE, VALID, Input, Network, promises
+from ppvision.nn.promises import Promises
 
-__all__ = ["Context", "Detr", "Proposals", "QuerySet", "fold_groups", "unfold_groups"]
+__all__ = ["Context", "Detr", "Proposals", "Queries", "QuerySet", "fold_groups", "unfold_groups"]
 
 
 @dataclass
@@ -137,40 +139,46 @@ def unfold_groups(x: Tensor, groups: int) -> Tensor:
     return x.reshape([groups, rows // groups, count, dim]).transpose([1, 0, 2, 3]).reshape([-1, groups * count, dim])
 
 
-class Detr(nn.Layer):
-    """Base of the detectors. A subclass sets `num_classes`, `num_queries`, `dim` and `queries`, the layer that asks the
-    network's own questions: `queries(context) -> QuerySet`.
+class Queries(Promises):
+    """Base of what asks a detector's own questions, called as `queries(context)`.
 
-    Attributes:
-        training_heads: names of sub-layers whose answers only a loss reads (class heads of all decoder layers but the
-            last): they are trained and saved with the network, and no part of an exported graph.
+    A network that chooses tokens of its memory takes `queries(context, chosen)` as well.
     """
 
-    training_heads: tuple[str, ...] = ()
+    def of_boxes(self, references: Tensor) -> QuerySet | None:
+        """Queries for boxes [B,N,4], given as logits; None: a box alone makes no query."""
+        return None
 
-    num_classes: int
+    def of_places(self, positions: Tensor, content: Tensor) -> QuerySet | None:
+        """Queries for learned positions and content, both [B,N,d]; None: they have references of their own."""
+        return None
+
+    def usual_content(self) -> Tensor | None:
+        """The mean content [d] of its queries, for a box that is asked about alone; None: content is made of the box,
+        or there is none.
+        """
+        return None
+
+
+class Detr(Network):
+    """Base of the detectors. A subclass sets `num_classes`, `num_queries`, `dim` and `queries`, and offers `encode`,
+    `decode` and `new_queries`.
+
+    Attributes:
+        num_queries: N.
+        dim: d, the width of memory and content.
+    """
+
     num_queries: int
     dim: int
-    queries: nn.Layer
-    query_content: bool = True  # whether its queries carry vectors of width `dim` beside their references
 
-    def encode(self, image: Tensor, valid: Tensor | None = None) -> Context:
-        """Normalised [B,3,H,W] and `valid` bool [B,H,W] (None: no padding) -> what the decoder needs."""
-        raise NotImplementedError
-
-    def new_queries(self) -> nn.Layer:
-        """A freshly initialised layer like `self.queries`, for one more group while training."""
-        raise NotImplementedError
+    def inputs(self) -> dict[str, Input]:
+        """See `Network`."""
+        return {"image": IMAGE, "valid": VALID}
 
     def own_queries(self, context: Context) -> QuerySet:
         """The queries of inference."""
         return self.queries(context)
-
-    def decode(self, context: Context, queries: QuerySet) -> list[tuple[Tensor, Tensor]]:
-        """Answers of every decoder layer: logits [B,N,K] and boxes [B,N,4] (cxcywh in 0..1, relative to the picture
-        without its padding). The queries' references get no gradient through the refinement.
-        """
-        raise NotImplementedError
 
     def forward(self, image: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
         """Logits [B,N,K] and boxes [B,N,4] of the last layer."""
@@ -199,8 +207,8 @@ class Detr(nn.Layer):
         return answer
 
 
-def check_detector(model: object, key: str = "model") -> None:
+def check_detector(model: nn.Layer, key: str = "model") -> None:
     """Raises UserError unless `model` offers what Methods for detectors ask for."""
-    missing = [n for n in ("encode", "own_queries", "decode", "new_queries") if not callable(getattr(model, n, None))]
+    missing = [n for n in ("encode", "own_queries", "decode", "new_queries") if not promises(model).offers(n)]
     if missing:
         raise UserError(f"{key}: {type(model).__name__} is no DETR host: it has no {', '.join(missing)}")

@@ -4,7 +4,7 @@ Papers:   H. Zhang et al., "DINO: DETR with Improved DeNoising Anchor Boxes for 
           arXiv:2203.03605; Q. Chen et al., "Group DETR v2", arXiv:2211.03594 (on ViT-Huge).
 Checked:  against PaddleDetection 2.6's DINOTransformer with the same weights and padded pictures, to 1e-4
           (tests/models/test_dino.py); parameters of transformer and heads: 18.6 M; its weights and those of Group DINO
-          and of IDEA's release convert (`ppvision.models.dino_names`).
+          and of IDEA's release convert (`ppvision.weights.names.dino`).
 Deviates: a token whose anchor is no use (at the rim, or padding) cannot be chosen as a query; upstream gives it an
           infinite box and leaves the choice to the classifier. References are logits throughout. Every group of queries
           starts alike (PaddleDetection gives the prior bias to the first one only). A picture with fewer tokens than
@@ -16,16 +16,14 @@ What noises queries, and further groups of them, belong to `ppvision.methods.gro
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ppvision.errors import at_least, require, within
-from ppvision.models import deformable_detr, dino_names
+from ppvision.models import deformable_detr
 from ppvision.models.deformable_parts import (
     DeformableEncoder,
     InputProjection,
@@ -33,14 +31,15 @@ from ppvision.models.deformable_parts import (
     build_backbone,
     scaled,
 )
-from ppvision.models.detr import Context, Detr, Proposals, QuerySet
+from ppvision.models.detr import Context, Detr, Proposals, Queries, QuerySet
+from ppvision.models.network import promises
 from ppvision.models.vit_det import SimpleFeaturePyramid
 from ppvision.nn.mlp import Mlp
 from ppvision.nn.positions import sine_boxes
 from ppvision.nn.stem import ConvStem
 from ppvision.nn.vit import take_tokens
 
-__all__ = ["VARIANTS", "Dino", "DinoQueries", "dino"]
+__all__ = ["VARIANTS", "Dino", "DinoQueries"]
 
 PRIOR = -math.log(99.0)  # bias of a class head whose scores start at 0.01
 WORST = -1.0e4  # score of a token that must not be chosen
@@ -80,7 +79,7 @@ def _box_head(dim: int) -> Mlp:
     return head
 
 
-class DinoQueries(nn.Layer):
+class DinoQueries(Queries):
     """Mixed query selection: the most promising tokens of the memory give the boxes, a learned table the content.
 
     Args:
@@ -119,6 +118,10 @@ class DinoQueries(nn.Layer):
             content=self.tgt_embed.weight[:count].unsqueeze(0),
             proposals=Proposals(take_tokens(logits, index_BN), F.sigmoid(boxes), chosen=index_BN, scores=best),
         )
+
+    def usual_content(self) -> Tensor:
+        """See `Queries`."""
+        return self.tgt_embed.weight.mean(0)
 
 
 class Decoder(deformable_detr.Decoder):
@@ -209,10 +212,10 @@ class Dino(Detr):
         self.dec_bbox_head = nn.LayerList(_box_head(dim) for _ in range(decoder_layers))
         self.queries = self.new_queries()
         self.training_heads = tuple(f"dec_score_head.{i}" for i in range(decoder_layers - 1))
-        self.recompute_blocks = tuple(f"backbone.{name}" for name in getattr(self.backbone, "recompute_blocks", ()))
+        self.recompute_blocks = tuple(f"backbone.{name}" for name in promises(self.backbone).recompute_blocks)
 
     def new_queries(self) -> DinoQueries:
-        """See `Detr`."""
+        """See `Network`."""
         return DinoQueries(self.dim, self.num_classes, self.num_queries)
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
@@ -220,13 +223,13 @@ class Dino(Detr):
         return self.backbone.features(image)
 
     def encode(self, image: Tensor, valid: Tensor | None = None) -> Context:
-        """See `Detr`."""
+        """See `Network`."""
         maps = self.features(image)
         maps = [maps[level] for level in self.levels]
         return self.encoder(self.neck(maps[0] if self.pyramid else maps), valid)
 
     def decode(self, context: Context, queries: QuerySet) -> list[tuple[Tensor, Tensor]]:
-        """See `Detr`. `queries` need boxes and content.
+        """See `Network`. `queries` need boxes and content.
 
         A layer's boxes go on to the next one without gradient; what the loss sees of layer i also trains the box head
         of layer i - 1 ("look forward twice").
@@ -247,25 +250,3 @@ class Dino(Detr):
                 before = boxes(x).astype("float32") + reference
                 reference = before.detach()
         return answers
-
-    def in_torch_layout(self, state: Mapping[str, np.ndarray]) -> bool:
-        """Whether the matrices of a file are [out,in]."""
-        if dino_names.is_bare_backbone(state) and hasattr(self.backbone, "in_torch_layout"):
-            return self.backbone.in_torch_layout(dino_names.network_of(state))
-        return dino_names.in_torch_layout(state)
-
-    def from_upstream(self, state: Mapping[str, np.ndarray]) -> tuple[dict, dict, list[str]]:
-        """PaddleDetection's DINO and Group DINO, IDEA's DINO, a Method's own file, or a bare backbone -> (network
-        state, further groups and denoising tables under the names of method `group_detr`, ignored names).
-
-        Classes: a file of 365 classes (Objects365) starts a network of 80 (COCO) by the rows of the classes that are
-        the same; IDEA's 91 rows are COCO's category ids, of which 80 are used.
-        """
-        if dino_names.is_bare_backbone(state):
-            return dino_names.below_backbone(self.backbone, state)
-        return dino_names.from_upstream(state, self.num_classes)
-
-
-def dino(variant: str, **overrides) -> Dino:
-    """The network of `VARIANTS[variant]`; `overrides` are arguments of `Dino`."""
-    return Dino(**{**VARIANTS[variant], **overrides})

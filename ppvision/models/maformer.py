@@ -24,9 +24,10 @@ from paddle import ParamAttr, Tensor, nn
 from paddle.nn import initializer as init
 
 from ppvision.errors import UserError, at_least, require, within
+from ppvision.models.network import Network
 from ppvision.nn.drop import DropPath
 
-__all__ = ["FUSIONS", "GLDS", "VARIANTS", "MAFormer", "maformer"]
+__all__ = ["FUSIONS", "GLDS", "VARIANTS", "MAFormer"]
 
 VARIANTS = {
     "small": dict(width=64, depths=(3, 4, 12, 2), drop_path=0.1),
@@ -315,7 +316,7 @@ class Reduce(nn.Layer):
         return self.norm(self.conv(x_BCHW).transpose([0, 2, 3, 1]))
 
 
-class MAFormer(nn.Layer):
+class MAFormer(Network):
     """Classifier [B,3,H,W] -> logits [B,num_classes], and backbone.
 
     Channels double and sides halve from stage to stage. With `gld` other than "fc" (or with `gld_resize`) height and
@@ -470,8 +471,3 @@ def _check(
     require(len(stem) == 3 and stem[0] >= 1, "stem", f"is kernel, stride and padding, got {list(stem)}")
     require(stem[1] in (1, 2, 4, 8), "stem", f"has a stride of 1, 2, 4 or 8, got {stem[1]}")
     require(bool(num_classes) or not dense_vote, "dense_vote", "needs num_classes")
-
-
-def maformer(variant: str, **overrides) -> MAFormer:
-    """The network of `VARIANTS[variant]`; `overrides` are arguments of `MAFormer`."""
-    return MAFormer(**{**VARIANTS[variant], **overrides})

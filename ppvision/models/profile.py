@@ -93,7 +93,7 @@ def profile_model(name: str, size: tuple[int, int] | None = None, **kwargs: Any)
     """
     row = zoo.entry(name)
     free = dict(zip("BHW", (1, *(size or row.example)), strict=True))
-    inputs = {k: ([free.get(s, s) for s in shape], dtype) for k, (shape, dtype) in row.inputs.items()}
+    inputs = {k: ([free.get(s, s) for s in v.shape], v.dtype) for k, v in row.inputs.items() if not v.optional}
     return profile(zoo.create_model(name, **kwargs), inputs)
 
 

@@ -10,19 +10,17 @@ Deviates: the stride of a bottleneck is in its 3x3 convolution, as in torchvisio
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ppvision.errors import at_least, require
+from ppvision.models.network import Network
 from ppvision.nn.frozen_bn import FrozenBatchNorm2D
 
-__all__ = ["VARIANTS", "ResNet", "rename", "resnet"]
+__all__ = ["VARIANTS", "ResNet"]
 
 VARIANTS = {
     "18": dict(block="basic", depths=(2, 2, 2, 2)),
@@ -82,7 +80,7 @@ def _shortcut(num_in: int, num_out: int, stride: int, norm: type[nn.Layer]) -> n
     return nn.Sequential(_conv(num_in, num_out, 1, stride), norm(num_out))
 
 
-class ResNet(nn.Layer):
+class ResNet(Network):
     """Classifier [B,3,H,W] -> logits [B,num_classes], and backbone.
 
     Args:
@@ -115,7 +113,7 @@ class ResNet(nn.Layer):
         require(0 <= freeze_at <= 5, "freeze_at", f"is 0 (nothing) to 5 (everything but fc), got {freeze_at}")
         require(block in BLOCKS, "block", f"is {' or '.join(BLOCKS)}, got {block}")
         kind = BLOCKS[block]
-        self.num_classes = num_classes
+        self.num_classes, self.depths = num_classes, tuple(depths)
 
         def norm_of(part: int) -> type[nn.Layer]:
             return FrozenBatchNorm2D if frozen_bn or part < freeze_at else nn.BatchNorm2D
@@ -153,64 +151,5 @@ class ResNet(nn.Layer):
             return maps
         return self.fc(F.adaptive_avg_pool2d(maps["c5"], 1).flatten(1))
 
-    def from_upstream(self, state: Mapping[str, np.ndarray]) -> tuple[dict, dict, list[str]]:
-        """Names of torchvision (ours), PaddleDetection, PaddleClas or `transformers` -> (network state, nothing for a
-        Method, ignored names: a classifier where this network has none).
-        """
-        depths = [len(getattr(self, f"layer{s}")) for s in range(1, 5)]
-        network = {rename(k, depths): v for k, v in state.items()}
-        ignored = [k for k in state if rename(k, depths).startswith("fc.")] if not self.num_classes else []
-        return {k: v for k, v in network.items() if not (ignored and k.startswith("fc."))}, {}, ignored
-
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
-
-# PaddleDetection -> ours
-_CONV_NORM = {"conv": "conv", "norm": "bn", "bn": "bn"}
-_BRANCH = {"branch2a": 1, "branch2b": 2, "branch2c": 3}
-
-
-def rename(name: str, depths: Sequence[int] = (3, 4, 6, 3)) -> str:
-    """The name torchvision uses for a parameter that PaddleDetection, PaddleClas (dygraph) or `transformers` name
-    otherwise; any other name as it is.
-
-    Args:
-        name: without a prefix.
-        depths: blocks of the stages, which PaddleClas numbers through.
-    """
-    name = name.removeprefix("resnet.")  # ResNetForImageClassification
-    if match := re.fullmatch(r"(?:conv1\.conv1|stem\.0)\.(conv|norm|bn)\.(\w+)", name):
-        return f"{_CONV_NORM[match[1]]}1.{match[2]}"
-    if match := re.fullmatch(r"res([2-5])\.res\1([a-z])(\d*)\.(branch2[abc]|short)\.(conv|norm)\.(\w+)", name):
-        stage, letter, number, part, kind, leaf = match.groups()
-        return _in_block(int(stage) - 1, int(number or ord(letter) - ord("a")), _BRANCH.get(part), kind, leaf)
-    if match := re.fullmatch(r"blocks\.(\d+)\.(conv[012]|short)\.(conv|bn)\.(\w+)", name):
-        block, part, kind, leaf = match.groups()
-        stage, index = 1, int(block)
-        while stage < len(depths) and index >= depths[stage - 1]:
-            index -= depths[stage - 1]
-            stage += 1
-        return _in_block(stage, index, int(part[4:]) + 1 if part != "short" else None, kind, leaf)
-    if match := re.fullmatch(r"embedder\.embedder\.(convolution|normalization)\.(\w+)", name):
-        return f"{'conv' if match[1] == 'convolution' else 'bn'}1.{match[2]}"
-    pattern = r"encoder\.stages\.(\d+)\.layers\.(\d+)\.(?:layer\.(\d)|(shortcut))\.(convolution|normalization)\.(\w+)"
-    if match := re.fullmatch(pattern, name):
-        stage, block, part, shortcut, kind, leaf = match.groups()
-        number = None if shortcut else int(part) + 1
-        return _in_block(int(stage) + 1, int(block), number, "conv" if kind == "convolution" else "bn", leaf)
-    if match := re.fullmatch(r"classifier\.1\.(\w+)", name):
-        return f"fc.{match[1]}"
-    return name
-
-
-def _in_block(stage: int, block: int, part: int | None, kind: str, leaf: str) -> str:
-    """Name of convolution or norm number `part` of a block; None: of its shortcut."""
-    kind = _CONV_NORM[kind]
-    if part is None:
-        return f"layer{stage}.{block}.downsample.{0 if kind == 'conv' else 1}.{leaf}"
-    return f"layer{stage}.{block}.{kind}{part}.{leaf}"
-
-
-def resnet(variant: str, **overrides) -> ResNet:
-    """The network of `VARIANTS[variant]`; `overrides` are arguments of `ResNet`."""
-    return ResNet(**{**VARIANTS[variant], **overrides})

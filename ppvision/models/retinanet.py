@@ -16,25 +16,23 @@ Names of axes: B batch, A anchors, K classes, N candidates.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ppvision.errors import at_least, require, within
-from ppvision.models.deformable_detr import COCO_IDS
 from ppvision.models.deformable_parts import build_backbone
+from ppvision.models.network import IMAGE, VALID, Input, Network, promises
 from ppvision.nn.anchors import Dense, decode_boxes, grid_anchors
 from ppvision.nn.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from ppvision.nn.resize import resize
 from ppvision.nn.stem import ConvStem
 from ppvision.nn.suppression import excess_overlap, kept_boxes
 
-__all__ = ["VARIANTS", "RetinaNet", "retinanet"]
+__all__ = ["VARIANTS", "RetinaNet"]
 
 PRIOR = -math.log(99.0)  # bias of a class head whose scores start at 0.01
 LOW = -20.0  # logit of a class that a candidate does not stand for: a score of 2e-9, also in half precision
@@ -169,7 +167,7 @@ class Head(nn.Layer):
         return logits, paddle.concat([self.regression_head(x) for x in levels], axis=1)
 
 
-class RetinaNet(nn.Layer):
+class RetinaNet(Network):
     """[B,3,H,W] -> {"logits": [B,N,K], "boxes": [B,N,4]}: one row per candidate, which has the logit of its class, and
     `LOW` for all others; everywhere if it was suppressed. With free height and width an exported graph needs pictures
     with at least as many anchors as candidates.
@@ -233,7 +231,11 @@ class RetinaNet(nn.Layer):
         channels = [self.feature_channels[level] for level in self.levels]
         self.backbone = BackboneWithPyramid(body, FeaturePyramid(channels, width, names, extra_from))
         self.head = Head(width, convs, len(self.ratios) * octaves, num_classes, start_std)
-        self.recompute_blocks = tuple(f"backbone.body.{name}" for name in getattr(body, "recompute_blocks", ()))
+        self.recompute_blocks = tuple(f"backbone.body.{name}" for name in promises(body).recompute_blocks)
+
+    def inputs(self) -> dict[str, Input]:
+        """See `Network`."""
+        return {"image": IMAGE, "valid": VALID}
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
         """The backbone's maps by level."""
@@ -329,37 +331,3 @@ class RetinaNet(nn.Layer):
         pair = paddle.topk(best, min(count, first * self.num_classes), axis=1)[1]
         row = paddle.take_along_axis(rows, pair // self.num_classes, axis=1, broadcast=False)
         return row * self.num_classes + pair % self.num_classes
-
-    def from_upstream(self, state: Mapping[str, np.ndarray]) -> tuple[dict, dict, list[str]]:
-        """torchvision's RetinaNet, of both ages, or a bare backbone -> (network state, nothing for a Method, ignored
-        names). Of 91 classes, COCO's category ids, a network of 80 takes those in use.
-        """
-        if not any(k.startswith(("backbone.", "head.")) for k in state):
-            known = getattr(self.backbone.body, "from_upstream", None)
-            fitting, _, ignored = known(state) if known else (state, {}, [])
-            own = set(self.backbone.body.state_dict())
-            rest = [k for k in fitting if k not in own]
-            return {f"backbone.body.{k}": v for k, v in fitting.items() if k in own}, {}, [*ignored, *rest]
-        network = {_renamed(k): v for k, v in state.items()}
-        if self.num_classes == len(COCO_IDS):
-            cell = len(self.ratios) * self.octaves
-            for name in [k for k in network if ".cls_logits." in k]:
-                value = network[name]
-                if value.shape[0] == 91 * cell:
-                    rows = value.reshape([cell, 91, *value.shape[1:]])[:, list(COCO_IDS)]
-                    network[name] = rows.reshape([-1, *value.shape[1:]])
-        return network, {}, []
-
-
-def _renamed(name: str) -> str:
-    """torchvision 0.13 and before had no layer around a convolution and counted the ReLUs of a tower."""
-    if match := re.fullmatch(r"(head\.\w+\.conv)\.(\d+)\.(weight|bias)", name):
-        return f"{match[1]}.{int(match[2]) // 2}.0.{match[3]}"
-    if match := re.fullmatch(r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)", name):
-        return f"{match[1]}.0.{match[2]}"
-    return name
-
-
-def retinanet(variant: str, **overrides) -> RetinaNet:
-    """The network of `VARIANTS[variant]`; `overrides` are arguments of `RetinaNet`."""
-    return RetinaNet(**{**VARIANTS[variant], **overrides})

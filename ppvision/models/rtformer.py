@@ -14,20 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.nn import initializer as init
 
 from ppvision.errors import at_least, require, within
+from ppvision.models.network import Network
 from ppvision.nn.conv import conv2d
 from ppvision.nn.drop import DropPath
 from ppvision.nn.heads import SegHead
 from ppvision.nn.pooling import AdaptiveMaxPool2D
 from ppvision.nn.resize import resize
 
-__all__ = ["VARIANTS", "RTFormer", "rtformer"]
+__all__ = ["VARIANTS", "RTFormer"]
 
 # configs/rtformer of PaddleSeg 2.8.0, Cityscapes; ADE20K: drop_path 0.1, slim: cross_size 8, use_injection [T, F]
 VARIANTS = {
@@ -245,7 +245,7 @@ class DAPPM(nn.Layer):
         return self.compression(paddle.concat([y0, y1, y2, y3, y4], axis=1)) + self.shortcut(x)
 
 
-class RTFormer(nn.Layer):
+class RTFormer(Network):
     """[B,3,H,W] -> logits [B,num_classes,H,W]; any H and W, multiples of 32 cost nothing extra.
 
     Args:
@@ -338,16 +338,3 @@ class RTFormer(nn.Layer):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.decode(self.features(image), image.shape[2:])
-
-    @staticmethod
-    def from_upstream(state: Mapping[str, np.ndarray]) -> tuple[dict, dict, list[str]]:
-        """PaddleSeg names -> (network state, first auxiliary head of the Method as `aux.0.*`, ignored names)."""
-        extra = "seghead_extra."
-        network = {k: v for k, v in state.items() if not k.startswith(extra)}
-        method = {f"aux.0.{k[len(extra) :]}": v for k, v in state.items() if k.startswith(extra)}
-        return network, method, []
-
-
-def rtformer(variant: str, **overrides) -> RTFormer:
-    """The network of `VARIANTS[variant]`; `overrides` are arguments of `RTFormer`."""
-    return RTFormer(**{**VARIANTS[variant], **overrides})

@@ -13,16 +13,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ppvision.errors import at_least, require
+from ppvision.models.network import Network
 from ppvision.nn.conv import ConvBN, conv2d
 from ppvision.nn.resize import resize
 
-__all__ = ["VARIANTS", "UHRNet", "uhrnet"]
+__all__ = ["VARIANTS", "UHRNet"]
 
 VARIANTS = {  # PaddleSeg 2.8.0, paddleseg/models/backbones/uhrnet.py; modules of stages 2 to 9
     "w18_small": dict(width=18, blocks=2, stem_blocks=2, modules=(1, 2, 2, 2, 1, 1, 1, 1)),
@@ -208,7 +208,7 @@ class FCNHead(nn.Layer):
         return self.cls(self.conv_1(x))
 
 
-class UHRNet(nn.Layer):
+class UHRNet(Network):
     """[B,3,H,W] -> logits [B,num_classes,H,W]; any H and W, multiples of 64 cost nothing extra.
 
     Args:
@@ -266,19 +266,3 @@ class UHRNet(nn.Layer):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.decode(self.features(image), image.shape[2:])
-
-    @staticmethod
-    def from_upstream(state: Mapping[str, np.ndarray]) -> tuple[dict, dict, list[str]]:
-        """PaddleSeg names -> (network state, nothing for a Method, ignored names: the `last_layer` no forward uses).
-
-        An archive of the ImageNet backbone has no `backbone.` prefix: it gets one.
-        """
-        if "conv_layer1_1._conv.weight" in state:
-            state = {f"backbone.{k}": v for k, v in state.items()}
-        ignored = [k for k in state if k.startswith("backbone.last_layer.")]
-        return {k: v for k, v in state.items() if k not in set(ignored)}, {}, ignored
-
-
-def uhrnet(variant: str, **overrides) -> UHRNet:
-    """The network of `VARIANTS[variant]`; `overrides` are arguments of `UHRNet`."""
-    return UHRNet(**{**VARIANTS[variant], **overrides})

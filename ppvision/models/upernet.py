@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -20,10 +19,11 @@ from paddle import Tensor, nn
 from ppvision.errors import at_least, require, within
 from ppvision.models.maformer import VARIANTS as MAFORMERS
 from ppvision.models.maformer import Fusion, Gld, MAFormer
+from ppvision.models.network import Network, promises
 from ppvision.nn.conv import ConvBN, conv2d
 from ppvision.nn.resize import resize
 
-__all__ = ["VARIANTS", "UperNet", "UperNetHead", "UperNetMAFormer", "adaptive_avg_pool2d", "upernet_maformer"]
+__all__ = ["VARIANTS", "UperNet", "UperNetHead", "UperNetMAFormer", "adaptive_avg_pool2d"]
 
 VARIANTS = {
     "small": dict(backbone="small", drop_path=0.3),
@@ -96,7 +96,7 @@ class UperNetHead(nn.Layer):
         return self.classifier(F.dropout(x, self.dropout, axis=[0, 1], training=self.training))
 
 
-class UperNet(nn.Layer):
+class UperNet(Network):
     """Segmenter [B,3,H,W] -> logits [B,num_classes,H,W] of a backbone and `UperNetHead`.
 
     Args:
@@ -122,7 +122,7 @@ class UperNet(nn.Layer):
         self.levels = tuple(levels or backbone.feature_channels)
         self.feature_channels = dict(backbone.feature_channels)
         self.feature_strides = dict(backbone.feature_strides)
-        self.recompute_blocks = tuple(f"backbone.{name}" for name in getattr(backbone, "recompute_blocks", ()))
+        self.recompute_blocks = tuple(f"backbone.{name}" for name in promises(backbone).recompute_blocks)
         self.decode_head = UperNetHead(
             [self.feature_channels[level] for level in self.levels], num_classes, channels, bins
         )
@@ -137,13 +137,6 @@ class UperNet(nn.Layer):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.decode(self.features(image), image.shape[2:])
-
-    def from_upstream(self, state: dict[str, np.ndarray]) -> tuple[dict, dict, list[str]]:
-        """A bare backbone (a classifier's weights, say) fits below `backbone.`; its head is ignored."""
-        if any(k.startswith(("backbone.", "decode_head.")) for k in state):
-            return state, {}, []
-        own = set(self.backbone.state_dict())
-        return {f"backbone.{k}": v for k, v in state.items() if k in own}, {}, [k for k in state if k not in own]
 
 
 class UperNetMAFormer(UperNet):
@@ -177,8 +170,3 @@ class UperNetMAFormer(UperNet):
         options: dict[str, Any] = dict(image_size=image_size, gld=gld, gld_resize=True, fusion=fusion)
         options |= dict(fused_stages=fused_stages, drop_path=drop_path, num_classes=0, out_norms=True)
         super().__init__(MAFormer(**{**MAFORMERS[backbone], **options}), num_classes, channels, bins)
-
-
-def upernet_maformer(variant: str, **overrides) -> UperNetMAFormer:
-    """The network of `VARIANTS[variant]`; `overrides` are arguments of `UperNetMAFormer`."""
-    return UperNetMAFormer(**{**VARIANTS[variant], **overrides})

@@ -7,16 +7,13 @@ Deviates: the debug size has absolute positions and no relative bias, so that an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
-import numpy as np
-
 from ppvision.models.cae_v2 import VARIANTS as ENCODERS
-from ppvision.models.cae_v2 import CaeV2, CaeV2Pyramid
+from ppvision.models.cae_v2 import CaeV2Pyramid
 from ppvision.models.upernet import UperNet
 
-__all__ = ["VARIANTS", "UperNetCaeV2", "upernet_cae_v2"]
+__all__ = ["VARIANTS", "UperNetCaeV2"]
 
 VARIANTS = {
     "tiny": dict(backbone="tiny", channels=192),
@@ -57,20 +54,3 @@ class UperNetCaeV2(UperNet):
     ):
         options = dict(image_size=image_size, rel_pos_bias=rel_pos_bias, abs_pos=abs_pos, drop_path=drop_path)
         super().__init__(CaeV2Pyramid(**{**ENCODERS[backbone], **options}), num_classes, channels, bins)
-
-    @staticmethod
-    def in_torch_layout(state: Mapping[str, np.ndarray]) -> bool:
-        """See `CaeV2.in_torch_layout`."""
-        return CaeV2.in_torch_layout(state)
-
-    def from_upstream(self, state: dict[str, np.ndarray]) -> tuple[dict, dict, list[str]]:
-        """A pre-trained encoder, ours or the release's, fits below `backbone.`; what only trains it is left out."""
-        if any(k.startswith(("backbone.", "decode_head.")) for k in state):
-            return state, {}, []
-        network, method, ignored = self.backbone.from_upstream(state)
-        return {f"backbone.{k}": v for k, v in network.items()}, {}, [*ignored, *method]
-
-
-def upernet_cae_v2(variant: str, **overrides) -> UperNetCaeV2:
-    """The network of `VARIANTS[variant]`; `overrides` are arguments of `UperNetCaeV2`."""
-    return UperNetCaeV2(**{**VARIANTS[variant], **overrides})

@@ -15,8 +15,7 @@ Names of axes: B batch (or windows), H and W patches, A heads, E width of a head
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,12 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from ppvision.errors import UserError, at_least, require, within
+from ppvision.errors import at_least, require, within
+from ppvision.models.network import Network
 from ppvision.nn.drop import DropPath
 from ppvision.nn.vit import TRUNCATED, Mlp, PatchEmbed, parameter
 
-__all__ = ["VARIANTS", "LayerNorm2D", "SimpleFeaturePyramid", "VitDet", "relative_rows", "vit_det"]
+__all__ = ["VARIANTS", "LayerNorm2D", "SimpleFeaturePyramid", "VitDet", "relative_rows"]
 
 # arXiv:2203.16527 and PaddleDetection configs/group_detr; the debug size is ours
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -161,7 +161,7 @@ class Block(nn.Layer):
         return x_BHWD + self.drop_path(self.mlp(self.norm2(x_BHWD)))
 
 
-class VitDet(nn.Layer):
+class VitDet(Network):
     """[B,3,H,W] -> {"c4": [B,dim,H/16,W/16]}, the last block's output without a norm (another patch, another name).
 
     Args:
@@ -252,102 +252,6 @@ class VitDet(nn.Layer):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         return self.features(image)
 
-    @staticmethod
-    def in_torch_layout(state: Mapping[str, np.ndarray]) -> bool:
-        """Whether matrices are [out,in]: told by the first one that is not square."""
-        return any(v.shape[0] > v.shape[1] for k, v in state.items() if k.endswith("mlp.fc1.weight"))
-
-    def from_upstream(self, state: Mapping[str, np.ndarray]) -> tuple[dict, dict, list[str]]:
-        """MAE, CAE v2 (pre-training or fine-tuned), `transformers` or our own names -> (network state, nothing for a
-        Method, ignored names).
-
-        Class token, final norm, heads and decoders serve nothing here. A patch kernel or a table of positions of
-        another size is resized, as ViTDet does with MAE's patches of 14 pixels. Branch scales (`gamma_1`, `gamma_2`)
-        are multiplied into the matrices that end the branches, and biases without a part for the keys are completed.
-
-        Raises:
-            UserError: the encoder learned a relative position bias per pair of tokens, which has no place here.
-        """
-        turn, ours, ignored = self.in_torch_layout(state), {}, []
-        prefix = "encoder." if "encoder.patch_embed.proj.weight" in state else ""
-        for name, value in state.items():
-            short = name.removeprefix(prefix) if name.startswith(prefix) else f"?{name}"
-            for old, new in _TRANSFORMERS:
-                short = re.sub(old, new, short)
-            if re.fullmatch(_KEPT, short):
-                ours[short] = value
-            elif re.fullmatch(_UNUSED, short) or (prefix and short.startswith("?")):
-                ignored.append(name)
-            elif short.endswith("relative_position_bias_table") and np.any(value):
-                raise UserError(
-                    f"'{name}' holds learned relative positions, which ViTDet cannot take over: fine-tune the encoder "
-                    "with rel_pos_bias: false"
-                )
-            elif short.endswith(("relative_position_bias_table", "relative_position_index")):
-                ignored.append(name)
-            else:
-                ours[short] = value  # reported as unexpected
-        for i in range(self.depth):
-            _fold_scales(ours, f"blocks.{i}.", turn)
-        if not self.abs_pos and "pos_embed" in ours:
-            del ours["pos_embed"]
-            ignored.append(prefix + "pos_embed")
-        own = self.state_dict()
-        for name in ours.keys() & own.keys():
-            ours[name] = _resized(name, ours[name], tuple(own[name].shape))
-        return ours, {}, ignored
-
-
-_TRANSFORMERS = (
-    (r"^(backbone\.)?embeddings\.projection\.", "patch_embed.proj."),
-    (r"^(backbone\.)?embeddings\.position_embeddings$", "pos_embed"),
-    (r"^(backbone\.)?encoder\.layer\.(\d+)\.attention\.", r"blocks.\2.attn."),
-    (r"^(backbone\.)?encoder\.layer\.(\d+)\.", r"blocks.\2."),
-)
-_KEPT = (
-    r"patch_embed\.proj\.(weight|bias)|pos_embed|blocks\.\d+\.(norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\."
-    r"(weight|bias)|blocks\.\d+\.(gamma_1|gamma_2|attn\.q_bias|attn\.v_bias|attn\.rel_pos_[hw])"
-)
-_UNUSED = r"(cls_token|mask_token|norm\..+|fc_norm\..+|head\..+|decoder_.+|decoder\..+)"
-
-
-def _fold_scales(state: dict[str, np.ndarray], block: str, turn: bool) -> None:
-    """Turn CAE's block into a plain one, in place."""
-    for gamma, matrix in (("gamma_1", "attn.proj"), ("gamma_2", "mlp.fc2")):
-        scale = state.pop(block + gamma, None)
-        if scale is not None:
-            weight = f"{block}{matrix}.weight"
-            state[weight] = state[weight] * (scale[:, None] if turn else scale)
-            state[f"{block}{matrix}.bias"] = state[f"{block}{matrix}.bias"] * scale
-    q, v = state.pop(f"{block}attn.q_bias", None), state.pop(f"{block}attn.v_bias", None)
-    if q is not None and v is not None:
-        state[f"{block}attn.qkv.bias"] = np.concatenate([q, np.zeros_like(q), v])
-
-
-def _resized(name: str, value: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Patch kernels and positions in the network's size; anything else as it is."""
-    if value.shape == tuple(shape):
-        return value
-
-    def interpolated(x: np.ndarray, size: Sequence[int], mode: str) -> np.ndarray:
-        x = paddle.to_tensor(np.ascontiguousarray(x, np.float32))
-        return F.interpolate(
-            x, size=list(size), mode=mode, align_corners=False, data_format="NCW" if x.ndim == 3 else "NCHW"
-        ).numpy()
-
-    if name == "patch_embed.proj.weight" and value.ndim == 4 and value.shape[:2] == tuple(shape[:2]):
-        return interpolated(value, shape[2:], "bicubic")
-    if "rel_pos_" in name and value.ndim == 2 and value.shape[1] == shape[1]:
-        return interpolated(value.T[None], [shape[0]], "linear")[0].T
-    if name == "pos_embed" and value.ndim == 3 and value.shape[2] == shape[2]:
-        count, dim = value.shape[1:]
-        old, new = math.isqrt(count - 1), math.isqrt(shape[1] - 1)
-        if old * old == count - 1:
-            grid = value[:, 1:].reshape(1, old, old, dim).transpose(0, 3, 1, 2)
-            grid = interpolated(grid, [new, new], "bicubic").reshape(1, dim, new * new).transpose(0, 2, 1)
-            return np.concatenate([value[:, :1], grid], axis=1)
-    return value
-
 
 class LayerNorm2D(nn.Layer):
     """Normalises [B,C,H,W] over C at every pixel."""
@@ -410,8 +314,3 @@ class SimpleFeaturePyramid(nn.Layer):
         if self.top:
             maps.append(F.max_pool2d(maps[-1], 1, 2))
         return maps
-
-
-def vit_det(variant: str, **overrides) -> VitDet:
-    """The network of `VARIANTS[variant]`; `overrides` are arguments of `VitDet`."""
-    return VitDet(**{**VARIANTS[variant], **overrides})

@@ -18,6 +18,7 @@ import numpy as np
 from paddle import nn
 
 from ppvision.config import Config, build, load, resolve
+from ppvision.data.base import Dataset, adapted
 from ppvision.errors import UserError
 from ppvision.models import zoo
 from ppvision.predict.nets import EagerNet
@@ -208,7 +209,7 @@ def labels(cfg: Config, dataset: Any | None) -> tuple[list[str], np.ndarray | No
     return names, palette if names and palette is not None and len(palette) else None
 
 
-def data_set(cfg: Config, part: str) -> Any:
+def data_set(cfg: Config, part: str) -> Dataset:
     """The data set of `data.train` or `data.val`.
 
     Raises:
@@ -217,16 +218,16 @@ def data_set(cfg: Config, part: str) -> Any:
     component = cfg.data.train if part == "train" else cfg.data.val
     if component is None:
         raise UserError(f"{cfg.where('data')}: 'data.{part}' is missing")
-    return build("dataset", component)
+    return adapted(build("dataset", component))
 
 
-def validation_set(cfg: Config) -> Any | None:
+def validation_set(cfg: Config) -> Dataset | None:
     """The validation data set, or None where the recipe has none or its files are not here: deployment must not need
     them."""
     if cfg.data.val is None or cfg.data.val.type is None:
         return None
     try:
-        return build("dataset", cfg.data.val)
+        return adapted(build("dataset", cfg.data.val))
     except (UserError, OSError) as error:
         logger.debug("validation set not used: %s", error)
         return None

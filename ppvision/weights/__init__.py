@@ -1,4 +1,4 @@
-"""Weight files: read safely (`reader`), fetched (`download`), loaded by name (`load`).
+"""Weight files: read safely (`reader`), fetched (`download`), loaded by name (`load`), foreign names (`names`).
 
 Importing this package imports no Paddle.
 """
@@ -13,6 +13,8 @@ _PUBLIC = {
     "Report": "ppvision.weights.load",
     "load_weights": "ppvision.weights.load",
     "state_of": "ppvision.weights.load",
+    "to_ours": "ppvision.weights.names",
+    "to_theirs": "ppvision.weights.names",
     "read": "ppvision.weights.reader",
     "resolve_path": "ppvision.weights.reader",
 }

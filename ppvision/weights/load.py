@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppvision.errors import UserError
+from ppvision.weights.names import to_ours
 from ppvision.weights.reader import read_file
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Report:
         unexpected: names of the source that the layer lacks.
         mismatched: name -> (shape in the source, shape in the layer).
         training_only: name as a Method calls it -> array: parts of a foreign file that the network alone does not have.
-        ignored: names of the source that are known to serve nothing.
+        ignored: names that are known to serve nothing: of the source, or ours where this network does without.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -66,22 +67,11 @@ def _numpy(value: Any) -> np.ndarray:
     return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
 
 
-def _from_torch_names(layer: nn.Layer, state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """torch's spelling -> Paddle's: batch-norm statistics; `num_batches_tracked` serves nothing here."""
-    if state and all(k.startswith("module.") for k in state):
-        state = {k.removeprefix("module."): v for k, v in state.items()}
-    ignored = [k for k in state if k.endswith("num_batches_tracked")]
-    names = {k: k.replace(".running_mean", "._mean").replace(".running_var", "._variance") for k in state}
-    return {names[k]: v for k, v in state.items() if k not in set(ignored)}, ignored
-
-
 def load_weights(layer: nn.Layer, source: str | os.PathLike | Mapping[str, Any], strict: bool = True) -> Report:
     """Set the parameters and buffers of `layer` by name.
 
-    A network class that knows foreign names has `from_upstream(state) -> (its state, state of the Method, ignored
-    names)`. torch files get Paddle's names for batch-norm statistics, and weights of `nn.Linear` are transposed ([out,
-    in] there, [in, out] here); for formats that do not tell who wrote them a network may say it by
-    `in_torch_layout(state) -> bool`.
+    Foreign names become ours by the tables of `ppvision.weights.names`. torch files get Paddle's names for batch-norm
+    statistics, and weights of `nn.Linear` are transposed ([out, in] there, [in, out] here).
 
     Args:
         layer: any layer.
@@ -101,18 +91,9 @@ def load_weights(layer: nn.Layer, source: str | os.PathLike | Mapping[str, Any],
         state, label, torch = {k: _numpy(v) for k, v in source.items()}, "weights", False
     else:
         state, label, torch = read_file(source)
-    torch = torch or any(k.endswith(".running_mean") for k in state)
-    report = Report()
-    if torch:
-        state, report.ignored = _from_torch_names(layer, state)
-    if hasattr(layer, "in_torch_layout"):  # a .safetensors file does not say who wrote it
-        torch = torch or layer.in_torch_layout(state)
-    if hasattr(layer, "from_upstream"):
-        state, report.training_only, ignored = layer.from_upstream(state)
-        report.ignored = [*report.ignored, *ignored]
-    if torch:
-        linear = {f"{n}.weight" for n, m in layer.named_sublayers(include_self=True) if isinstance(m, paddle.nn.Linear)}
-        state = {k: v.T if k in linear and v.ndim == 2 else v for k, v in state.items()}
+    converted = to_ours(layer, state, torch)
+    state = converted.network
+    report = Report(training_only=converted.training_only, ignored=converted.ignored)
     own = layer.state_dict()
     report.missing = [k for k in own if k not in state]
     report.unexpected = [k for k in state if k not in own]

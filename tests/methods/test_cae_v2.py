@@ -407,12 +407,12 @@ def test_inspect_returns_patches_to_their_places():
 
 def test_a_checkpoint_of_the_release_starts_encoder_and_method(tmp_path):
     """Under the release's names, in torch's layout: everything but the regressor's unused norm finds its place."""
-    from ppvision.models.cae_v2 import to_upstream
+    from ppvision.weights import to_theirs
 
     donor = method(seed=3, regressor_dim=16)
     own = {k: v.numpy() for k, v in donor.trained_state().items() if not k.startswith("model.")}
     own |= {"regressor_norm.weight": np.ones(16, "f4"), "regressor_norm.bias": np.zeros(16, "f4")}
-    file = to_upstream(state_of(donor.model), own)
+    file = to_theirs(donor.model, "release", state_of(donor.model), own)
     assert file["regresser.regressor_blocks.0.mlp_cross.fc1.weight"].shape == (64, 16)
     assert file["encoder_to_regresser.weight"].shape == (16, 32) and "rd_pos_embed" in file
     heir = method(seed=4, regressor_dim=16)
@@ -423,7 +423,7 @@ def test_a_checkpoint_of_the_release_starts_encoder_and_method(tmp_path):
     assert ours.keys() == theirs.keys()
     for key, value in theirs.items():
         np.testing.assert_array_equal(ours[key].numpy(), value.numpy(), err_msg=key)
-    back = to_upstream(state_of(heir.model), report.training_only)
+    back = to_theirs(heir.model, "release", state_of(heir.model), report.training_only)
     assert back.keys() == file.keys()
     for key, value in file.items():
         np.testing.assert_array_equal(back[key], value, err_msg=key)

@@ -21,7 +21,10 @@ from ppvision.methods.classification import (
     read_at,
     swapped,
 )
-from ppvision.models.maformer import maformer
+from ppvision.models.maformer import MAFormer
+from tests.models.variants import builder
+
+maformer = builder(MAFormer)
 
 
 class Linear(nn.Layer):

@@ -88,7 +88,7 @@ def test_state_and_loaded_state_are_copies():
 
 def test_a_class_that_is_only_predicted_counts_as_zero_and_an_absent_one_not_at_all():
     metric = MeanIoU(3)
-    metric.update([SimpleNamespace(labels=np.array([[0, 0, 0, 1]]))], [{"label": np.array([[0, 0, 0, 0]])}])
+    metric.update([SimpleNamespace(labels=np.array([[0, 0, 0, 1]]), name="")], [{"label": np.array([[0, 0, 0, 0]])}])
     assert metric.compute()["mIoU"] == pytest.approx((0.75 + 0.0) / 2)
     rows = metric.table()
     assert [row["class"] for row in rows] == ["0", "1", "2"]
@@ -98,9 +98,9 @@ def test_a_class_that_is_only_predicted_counts_as_zero_and_an_absent_one_not_at_
 def test_extremes():
     metric = MeanIoU(2, class_names=["a", "b"])
     assert set(metric.compute().values()) == {0.0}
-    metric.update([SimpleNamespace(labels=np.zeros((2, 2)))], [{"label": np.full((2, 2), 255)}])
+    metric.update([SimpleNamespace(labels=np.zeros((2, 2)), name="")], [{"label": np.full((2, 2), 255)}])
     assert metric.compute()["mIoU"] == 0.0
-    metric.update([SimpleNamespace(labels=np.zeros((2, 2)))], [{"label": np.zeros((2, 2), np.uint8)}])
+    metric.update([SimpleNamespace(labels=np.zeros((2, 2)), name="")], [{"label": np.zeros((2, 2), np.uint8)}])
     assert metric.compute() == {"mIoU": 1.0, "Acc": 1.0, "Kappa": 1.0, "Dice": 1.0}
 
 

@@ -113,8 +113,8 @@ def test_detections(both):
 
 def test_names_of_before_0_14_and_ninety_one_classes(oracle):
     """The age of torchvision's first weights; what a network of 80 classes takes of 91."""
-    from ppvision.models.deformable_detr import COCO_IDS
     from ppvision.weights import read
+    from ppvision.weights.names.classes import COCO_IDS
 
     state = read(oracle / "map.pth")
     old = {}

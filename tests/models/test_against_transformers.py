@@ -11,8 +11,7 @@ import paddle
 import pytest
 
 from ppvision.models import zoo
-from ppvision.models.cae_v2 import to_upstream
-from ppvision.weights import load_weights, read, state_of
+from ppvision.weights import load_weights, read, state_of, to_theirs
 
 pytestmark = pytest.mark.oracle
 
@@ -92,7 +91,7 @@ def test_checkpoint_goes_to_paddle_and_back_without_loss(oracle):
     """The file torch wrote, loaded by name, written under the release's names: the same bits."""
     net = zoo.create_model("cae_v2_debug")
     load_weights(net, oracle / "beit.pth")
-    theirs, back = read(oracle / "beit.pth"), to_upstream(state_of(net), {})
+    theirs, back = read(oracle / "beit.pth"), to_theirs(net, "release", state_of(net), {})
     assert theirs.keys() == back.keys()
     for key, value in theirs.items():
         np.testing.assert_array_equal(back[key], value)

@@ -14,8 +14,8 @@ import pytest
 
 from ppvision.errors import UserError
 from ppvision.models import zoo
-from ppvision.models.deformable_detr import DeformableDetr, to_upstream
-from ppvision.weights import load_weights, read, state_of
+from ppvision.models.deformable_detr import DeformableDetr
+from ppvision.weights import load_weights, read, state_of, to_theirs
 
 pytestmark = pytest.mark.oracle
 
@@ -87,7 +87,7 @@ def test_weights_go_to_paddle_and_back_without_loss(oracle, name):
     """Their file, loaded by name, written under their names: the same bits; and that loads again."""
     net = net_of(name)
     load_weights(net, oracle / f"{name}.safetensors")
-    theirs, back = read(oracle / f"{name}_release.pth"), to_upstream(net, state_of(net))
+    theirs, back = read(oracle / f"{name}_release.pth"), to_theirs(net, "transformers", state_of(net))
     for part in ("backbone.0.body.", "transformer.decoder.bbox_embed.", "transformer.decoder.class_embed."):
         here = {"backbone.0.body.": "model.backbone.conv_encoder.model."}.get(
             part, part.replace("transformer", "model")

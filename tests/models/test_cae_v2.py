@@ -13,9 +13,8 @@ from ppvision.config import load
 from ppvision.engine.optimizer import parameter_groups, trainable
 from ppvision.errors import UserError
 from ppvision.models import zoo
-from ppvision.models.cae_v2 import to_upstream
 from ppvision.nn.vit import relative_position_index, sincos_table, take_tokens
-from ppvision.weights import load_weights, state_of
+from ppvision.weights import load_weights, state_of, to_theirs
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/cae_v2"
 PARAMETERS = {"tiny": 5_488_896, "small": 21_594_624, "base": 85_656_576, "large": 303_124_480}  # from the layer shapes
@@ -194,14 +193,14 @@ class TestClassifier:
 class TestReleaseNames:
     def test_safetensors_in_torch_layout_are_turned(self, tmp_path):
         net, other = zoo.create_model("cae_v2_debug"), zoo.create_model("cae_v2_debug")
-        save_file(to_upstream(state_of(net), {}), tmp_path / "x.safetensors")
+        save_file(to_theirs(net, "release", state_of(net), {}), tmp_path / "x.safetensors")
         assert len(load_weights(other, tmp_path / "x.safetensors").loaded) == len(state_of(net))
         for key, value in state_of(net).items():
             np.testing.assert_array_equal(state_of(other)[key], value, err_msg=key)
 
     def test_fine_tuned_names_have_no_prefix(self):
         net = zoo.create_model("cae_v2_debug", num_classes=5)
-        file = to_upstream(state_of(net))
+        file = to_theirs(net, "fine_tuned", state_of(net))
         assert file["head.weight"].shape == (5, 32) and "blocks.0.attn.relative_position_bias_table" in file
         other = zoo.create_model("cae_v2_debug", num_classes=5)
         load_weights(other, file)
@@ -210,15 +209,15 @@ class TestReleaseNames:
 
     def test_positions_of_another_size_stay_ours(self):
         big, small = zoo.create_model("cae_v2_debug", image_size=48), zoo.create_model("cae_v2_debug")
-        load_weights(small, to_upstream(state_of(big), {}))
+        load_weights(small, to_theirs(big, "release", state_of(big), {}))
         np.testing.assert_array_equal(small.pos_embed.numpy(), sincos_table(32, 6, 6))
 
     def test_an_unknown_name_is_refused(self):
         net = zoo.create_model("cae_v2_debug")
         with pytest.raises(UserError, match="'surprise' has no place in CAE v2"):
-            load_weights(net, {**to_upstream(state_of(net), {}), "surprise": np.zeros(2, "f4")})
+            load_weights(net, {**to_theirs(net, "release", state_of(net), {}), "surprise": np.zeros(2, "f4")})
         with pytest.raises(UserError, match="'surprise' is no part"):
-            to_upstream({}, {"surprise": np.zeros(2)})
+            to_theirs(net, "release", {}, {"surprise": np.zeros(2)})
 
 
 class TestPyramid:
@@ -239,7 +238,10 @@ class TestPyramid:
 
     def test_starts_from_a_pre_trained_encoder(self):
         encoder, net = zoo.create_model("cae_v2_debug"), zoo.create_model("upernet_cae_v2_debug")
-        for source in (state_of(encoder), to_upstream(state_of(encoder), {"mask_token": np.zeros([1, 1, 32], "f4")})):
+        for source in (
+            state_of(encoder),
+            to_theirs(encoder, "release", state_of(encoder), {"mask_token": np.zeros([1, 1, 32], "f4")}),
+        ):
             report = load_weights(net, source, strict=False)
             assert not report.unexpected
             assert {k.removeprefix("backbone.") for k in report.loaded} == {

@@ -10,9 +10,9 @@ import pytest
 
 from ppvision.errors import ArgumentError, UserError
 from ppvision.models import zoo
-from ppvision.models.dab_detr import COCO_IDS
 from ppvision.models.detr import QuerySet
 from ppvision.weights import load_weights, state_of
+from ppvision.weights.names.classes import COCO_IDS
 
 
 def net_of(**options):

@@ -15,13 +15,19 @@ import pytest
 from ppvision.errors import UserError
 from ppvision.exporting.exporter import Spec, export_layer
 from ppvision.models import zoo
-from ppvision.models.deformable_detr import COCO_IDS, DeformableDetr, deformable_detr, rename, to_upstream
+from ppvision.models.deformable_detr import DeformableDetr
 from ppvision.models.detr import QuerySet, check_detector
 from ppvision.models.profile import parameters
-from ppvision.models.resnet import resnet
-from ppvision.weights import load_weights, state_of
+from ppvision.models.resnet import ResNet
+from ppvision.weights import load_weights, state_of, to_theirs
+from ppvision.weights.names import convert, names_of
+from ppvision.weights.names.classes import COCO_IDS
 from tests.graphs import write_graphs
 from tests.models.golden import fill
+from tests.models.variants import builder
+
+deformable_detr = builder(DeformableDetr)
+resnet = builder(ResNet)
 
 KINDS = {"plain": dict(refine=False), "refined": {}, "two_stage": dict(two_stage=True)}
 SIZES = {"plain": 40_122_785, "refined": 40_902_780, "two_stage": 41_234_649}  # published: 40, 41 and 41 M
@@ -338,7 +344,7 @@ class TestWeights:
         source = deformable_detr("debug", **options)
         fill(source)
         net = deformable_detr("debug", two_stage=True)
-        load_weights(net, to_upstream(source, state_of(source)))
+        load_weights(net, to_theirs(source, "transformers", state_of(source)))
         for ours, theirs in zip(
             [*net.class_embed, net.queries.class_embed], [*source.class_embed, source.queries.class_embed]
         ):
@@ -366,7 +372,8 @@ class TestWeights:
         ],
     )  # fmt: skip
     def test_rename(self, theirs, ours):
-        assert rename(theirs) == ours
+        net = deformable_detr("debug", decoder_layers=6)
+        assert list(convert(net, names_of(net), {theirs: np.zeros(1)}).network) == [ours]
 
 
 @pytest.fixture(scope="module", params=[*KINDS, "resnet"])

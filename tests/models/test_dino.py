@@ -21,12 +21,15 @@ from ppvision.methods.group_detr import GroupDetr
 from ppvision.models import zoo
 from ppvision.models.deformable_parts import anchors
 from ppvision.models.detr import Context, QuerySet
-from ppvision.models.dino import Dino, DinoQueries, dino
+from ppvision.models.dino import Dino, DinoQueries
 from ppvision.models.profile import profile
 from ppvision.nn.boxes import inverse_sigmoid
 from ppvision.weights import load_weights, state_of
 from tests.graphs import write_graphs
 from tests.models.golden import fill
+from tests.models.variants import builder
+
+dino = builder(Dino)
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests/oracles/paddledet_dino.py"

@@ -9,10 +9,13 @@ import pytest
 
 from ppvision.errors import UserError
 from ppvision.models import zoo
-from ppvision.models.maformer import FUSIONS, GLDS, Block, CrossAttention, GlobalTokens, WindowAttention, maformer
+from ppvision.models.maformer import FUSIONS, GLDS, Block, CrossAttention, GlobalTokens, MAFormer, WindowAttention
 from ppvision.models.profile import parameters, profile
 from tests.graphs import write_graphs
 from tests.models.golden import fill
+from tests.models.variants import builder
+
+maformer = builder(MAFormer)
 
 SIZES = {"tiny": 2_268_079, "small": 23_035_393, "base": 52_816_325, "large": 105_540_187}
 MACS = {"tiny": 0.33e9, "small": 4.41e9, "base": 10.04e9, "large": 19.87e9}

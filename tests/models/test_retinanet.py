@@ -12,10 +12,13 @@ import pytest
 from ppvision.errors import UserError
 from ppvision.exporting.exporter import Spec, export_layer
 from ppvision.models import zoo
-from ppvision.models.retinanet import LOW, RetinaNet, retinanet
+from ppvision.models.retinanet import LOW, RetinaNet
 from ppvision.weights import load_weights, state_of
 from tests.graphs import write_graphs
 from tests.models.golden import fill
+from tests.models.variants import builder
+
+retinanet = builder(RetinaNet)
 
 
 def net_of(name: str = "retinanet_debug", **options) -> RetinaNet:

@@ -10,6 +10,7 @@ import pytest
 from ppvision.models import zoo
 from ppvision.models.rtformer import CrossResolutionAttention, RTFormer, grouped_double_norm
 from ppvision.nn.heads import SegHead
+from ppvision.weights import to_ours
 from tests.models.golden import figures
 
 ADE_SLIM = dict(cross_size=8, use_injection=(True, False), drop_path=0.1)
@@ -142,5 +143,9 @@ def test_a_head_count_that_does_not_divide_the_memory_is_refused():
 
 
 def test_upstream_auxiliary_head_becomes_the_methods_first():
-    network, method, ignored = RTFormer.from_upstream({"seghead_extra.bn1.weight": 1, "seghead.bn1.weight": 2})
-    assert (network, method, ignored) == ({"seghead.bn1.weight": 2}, {"aux.0.bn1.weight": 1}, [])
+    found = to_ours(zoo.create_model("rtformer_debug"), {"seghead_extra.bn1.weight": 1, "seghead.bn1.weight": 2})
+    assert (found.network, found.training_only, found.ignored) == (
+        {"seghead.bn1.weight": 2},
+        {"aux.0.bn1.weight": 1},
+        [],
+    )

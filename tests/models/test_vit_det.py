@@ -14,9 +14,12 @@ import pytest
 from ppvision.errors import UserError
 from ppvision.models import zoo
 from ppvision.models.profile import profile
-from ppvision.models.vit_det import VARIANTS, LayerNorm2D, SimpleFeaturePyramid, relative_rows, vit_det
-from ppvision.weights import load_weights, state_of
+from ppvision.models.vit_det import VARIANTS, LayerNorm2D, SimpleFeaturePyramid, VitDet, relative_rows
+from ppvision.weights import load_weights, state_of, to_theirs
 from tests.models.golden import fill
+from tests.models.variants import builder
+
+vit_det = builder(VitDet)
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests/oracles/transformers_vitdet.py"
@@ -267,14 +270,12 @@ class TestForeignWeights:
     @pytest.mark.parametrize("torch", [False, True])
     def test_cae_v2_gives_the_same_blocks(self, torch):
         """Branch scales and missing key biases end in the matrices: a block of each does the same."""
-        from ppvision.models.cae_v2 import to_upstream
-
         options = dict(dim=48, depth=2, num_heads=4, image_size=64, patch_size=8)
         encoder = zoo.create_model("cae_v2_debug", **options)
         fill(encoder)
         encoder.eval()
         net = vit_det("debug", global_blocks=(0, 1), abs_pos=True)
-        state = to_upstream(state_of(encoder), {"mask_token": np.zeros([1, 1, 48], "f4")} if torch else None)
+        state = to_theirs(encoder, "release", state_of(encoder), {"mask_token": np.zeros([1, 1, 48], "f4")})
         report = load_weights(net, state if torch else state_of(encoder), strict=False)
         assert all(".attn.rel_pos_" in k for k in report.missing) and not report.unexpected
         x = paddle.randn([2, 8, 8, 48])

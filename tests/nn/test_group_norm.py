@@ -6,6 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
+from ppvision.models.inputs import IMAGE
 from ppvision.nn.group_norm import GroupNorm
 from tests.graphs import write_graphs
 from tests.models.golden import fill
@@ -16,7 +17,7 @@ def exported(tmp_path_factory):
     net = paddle.nn.Sequential(paddle.nn.Conv2D(3, 12, 3, 2, 1), GroupNorm(4, 12, epsilon=0.3))
     fill(net)
     net.eval()
-    return net, write_graphs(net, tmp_path_factory.mktemp("group_norm"), {"x": (("B", 3, "H", "W"), "float32")})
+    return net, write_graphs(net, tmp_path_factory.mktemp("group_norm"), {"x": IMAGE})
 
 
 def test_names_are_those_of_paddles():

@@ -7,6 +7,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
+from ppvision.models.inputs import IMAGE
 from ppvision.nn.pooling import AdaptiveMaxPool2D, adaptive_max_pool2d
 from tests.graphs import write_graphs
 
@@ -40,7 +41,7 @@ def test_backward_survives_what_the_operator_does_not():
 def test_onnx_with_free_sizes(tmp_path):
     import onnxruntime
 
-    stem = write_graphs(AdaptiveMaxPool2D(12), tmp_path, {"x": (("B", 3, "H", "W"), "float32")})
+    stem = write_graphs(AdaptiveMaxPool2D(12), tmp_path, {"x": IMAGE})
     session = onnxruntime.InferenceSession(f"{stem}.onnx", providers=["CPUExecutionProvider"])
     for size in SIZES:
         x = np.random.default_rng(0).standard_normal([2, 3, *size]).astype("float32")

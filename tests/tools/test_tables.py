@@ -131,6 +131,17 @@ class TestRender:
         assert "| `RandomFlip` | `p=0.5`" in text
         assert "`self`" not in text
 
+    def test_promises_come_from_the_class(self):
+        lines = tables.render_promises("ppvision.models.network.Network").splitlines()
+        assert lines[2] == "| `num_classes` | `0` | 0 where there are none. |"
+        assert any(line.startswith("| `feature_channels` | `{}` | name of a map of `features` -> ") for line in lines)
+        assert "| `inputs()` | `{'image': IMAGE}` | What `forward` takes, by name, in its order. |" in lines
+        assert any(line.startswith("| `explained(image, chosen, *more)` | not offered | ") for line in lines)
+        assert not any("_missing" in line or "`self" in line for line in lines)
+        method = tables.render_promises("ppvision.methods.base.Method")
+        assert "| `on_update(step)` | does nothing | Called after each update" in method
+        assert "| `begin(step, seed, rank)` | see the code | " in method
+
 
 class TestMain:
     def test_add_records_and_replaces(self, tmp_path):

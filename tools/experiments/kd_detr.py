@@ -132,7 +132,7 @@ def consistency(method: Any, taught: Any, data: Path) -> dict[str, float]:
     image = normalise(to_device(batch), *STATISTICS)["image"]
     with paddle.no_grad():
         context = taught.encode(image)
-        if hasattr(net, "dense"):
+        if net.offers("dense"):
             asking = KdDense(net, taught, points=100, random=1.0)
             asking.begin(0, 0, 0)
             said = net.dense(image)

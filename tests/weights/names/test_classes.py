@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppvision.models.objects365 import COCO_CLASSES, NUM_OBJECTS365, coco_rows
+from ppvision.weights.names.classes import COCO_CLASSES, NUM_OBJECTS365, coco_rows
 
 
 def test_the_map_is_one_to_one():

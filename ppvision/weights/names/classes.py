@@ -1,4 +1,5 @@
-"""Which of Objects365's classes are COCO's: what a detector pre-trained on the first starts with on the second.
+"""Which classes of other class heads are COCO's 80: of COCO's own 91 category ids, and of Objects365, with whose
+weights a detector for COCO starts.
 
 Data:     S. Shao et al., "Objects365", ICCV 2019, the 365 classes of version 2, numbered from 0 in the order of their
           category ids; COCO's 80 classes likewise.
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+# Category ids up to 90, of which these are in use: class k of ours is id COCO_IDS[k].
+COCO_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 NUM_OBJECTS365 = 365
 # Entry k: the Objects365 class that is COCO's class k.
 COCO_CLASSES: tuple[int, ...] = (

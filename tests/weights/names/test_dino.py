@@ -12,12 +12,13 @@ from safetensors.numpy import save_file
 from ppvision.errors import UserError
 from ppvision.methods.group_detr import GroupDetr
 from ppvision.models import zoo
-from ppvision.models.deformable_detr import COCO_IDS
-from ppvision.models.dino import Dino, dino
-from ppvision.models.dino_names import to_idea, to_paddledetection
-from ppvision.models.objects365 import COCO_CLASSES
-from ppvision.weights import load_weights, state_of
+from ppvision.models.dino import Dino
+from ppvision.weights import load_weights, state_of, to_ours, to_theirs
+from ppvision.weights.names.classes import COCO_CLASSES, COCO_IDS
 from tests.models.golden import fill
+from tests.models.variants import builder
+
+dino = builder(Dino)
 
 SMALL = dict(levels=("c3", "c4", "c5"), num_levels=4)
 
@@ -45,12 +46,18 @@ def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(b[key], value, err_msg=key)
 
 
+def to_paddledetection(net: Dino, state: dict, method: dict | None = None) -> dict[str, np.ndarray]:
+    """A Group DINO where there are further groups, else a DINO."""
+    groups = any(k.startswith("groups.") for k in method or {})
+    return to_theirs(net, "paddledetection_groups" if groups else "paddledetection", state, method)
+
+
 class TestPaddleDetection:
     @pytest.mark.parametrize("options", [{}, dict(backbone="vit_det_debug", levels=("c3",), neck="pyramid")])
     def test_dino_and_back(self, options):
         net, other = net_of(**options), net_of(**options)
         table = {"denoising.0.weight": np.random.default_rng(0).standard_normal([80, 48]).astype("f4")}
-        theirs = to_paddledetection(state_of(net), table)
+        theirs = to_paddledetection(net, state_of(net), table)
         assert {"transformer.enc_output.0.weight", "transformer.denoising_class_embed.weight"} <= theirs.keys()
         assert not any(re.search("_dual|_dq|_groups", k) for k in theirs)
         fill(other)
@@ -59,13 +66,13 @@ class TestPaddleDetection:
         report = load_weights(other, theirs)
         assert_same(state_of(net), state_of(other))
         assert_same(table, report.training_only)
-        assert_same(theirs, to_paddledetection(state_of(other), report.training_only))
+        assert_same(theirs, to_paddledetection(other, state_of(other), report.training_only))
 
     def test_its_decoder_norms_are_numbered_otherwise(self):
         net = net_of()
         state = state_of(net)
-        plain = to_paddledetection(state)
-        grouped = to_paddledetection(state, own_parts(method_of(net)))
+        plain = to_paddledetection(net, state)
+        grouped = to_paddledetection(net, state, own_parts(method_of(net)))
         ours = state["decoder.layers.1.norm2.weight"]  # after self-attention
         np.testing.assert_array_equal(plain["transformer.decoder.layers.1.norm1.weight"], ours)
         np.testing.assert_array_equal(grouped["transformer.decoder.layers.1.norm2.weight"], ours)
@@ -76,7 +83,7 @@ class TestPaddleDetection:
     def test_group_dino_and_back(self):
         net, other = net_of(), net_of()
         method = method_of(net)
-        theirs = to_paddledetection(state_of(net), own_parts(method))
+        theirs = to_paddledetection(net, state_of(net), own_parts(method))
         expected = {
             "transformer.tgt_embed_dual.1.weight", "transformer.enc_output.0.0.weight",
             "transformer.enc_output.2.1.bias", "transformer.enc_score_head_dq.0.bias",
@@ -91,11 +98,11 @@ class TestPaddleDetection:
         again = GroupDetr(other, groups=3, denoising=10)
         assert set(again.load_training_only(report.training_only)) == set(report.training_only)
         assert_same(own_parts(method), own_parts(again))
-        assert_same(theirs, to_paddledetection(state_of(other), report.training_only))
+        assert_same(theirs, to_paddledetection(other, state_of(other), report.training_only))
 
     def test_resnet_names(self):
         net = net_of()
-        names = set(to_paddledetection(state_of(net)))
+        names = set(to_paddledetection(net, state_of(net)))
         assert {
             "backbone.conv1.conv1.conv.weight",
             "backbone.conv1.conv1.norm._mean",
@@ -111,20 +118,20 @@ class TestPaddleDetection:
         with paddle.LazyGuard():
             net = zoo.create_model(f"dino_r{depth}")
         state = {k: np.broadcast_to(np.float32(0), v.shape) for k, v in net.state_dict().items()}
-        theirs = to_paddledetection(state)
+        theirs = to_paddledetection(net, state)
         last = {"50": "res4f", "101": "res4b22"}[depth]
         assert (
             f"backbone.res4.{last}.branch2c.conv.weight" in theirs
             and "backbone.res3.res3d.branch2a.norm.bias" in theirs
         )
-        ours = net.from_upstream(theirs)[0]
+        ours = to_ours(net, theirs).network
         assert ours.keys() == state.keys()
 
     def test_strangers(self):
         net = net_of()
         with pytest.raises(UserError, match="'surprise' is no part of a DINO of PaddleDetection"):
-            to_paddledetection({**state_of(net), "surprise": np.zeros(2)})
-        theirs = {**to_paddledetection(state_of(net)), "transformer.surprise": np.zeros(2, "f4")}
+            to_paddledetection(net, {**state_of(net), "surprise": np.zeros(2)})
+        theirs = {**to_paddledetection(net, state_of(net)), "transformer.surprise": np.zeros(2, "f4")}
         assert load_weights(net, theirs, strict=False).unexpected == ["transformer.surprise"]
 
 
@@ -133,7 +140,7 @@ class TestIdea:
     def test_dino_and_back(self, tmp_path, file):
         net, other = net_of(), net_of()
         table = {"denoising.0.weight": np.random.default_rng(0).standard_normal([80, 48]).astype("f4")}
-        theirs = to_idea(state_of(net), table)
+        theirs = to_theirs(net, "idea", state_of(net), table)
         expected = {
             "backbone.0.body.layer2.0.downsample.1.running_var", "input_proj.3.1.weight", "transformer.level_embed",
             "transformer.decoder.layers.1.self_attn.in_proj_weight", "transformer.enc_output_norm.weight",
@@ -154,13 +161,13 @@ class TestIdea:
         assert_same(table, report.training_only)
         assert report.ignored and all(k.startswith("transformer.decoder.") for k in report.ignored)
         with pytest.raises(UserError, match=r"'groups\.0\.tgt_embed\.weight' is no part"):
-            to_idea({}, {"groups.0.tgt_embed.weight": np.zeros(1)})
+            to_theirs(net, "idea", {}, {"groups.0.tgt_embed.weight": np.zeros(1)})
 
     def test_its_91_rows_are_category_ids(self):
         big, net = net_of(num_classes=91), net_of()
         rng = np.random.default_rng(0)
         table = {"denoising.0.weight": rng.standard_normal([92, 48]).astype("f4")}
-        report = load_weights(net, to_idea(state_of(big), table))
+        report = load_weights(net, to_theirs(big, "idea", state_of(big), table))
         head = big.dec_score_head[1]
         np.testing.assert_array_equal(net.dec_score_head[1].bias.numpy(), head.bias.numpy()[list(COCO_IDS)])
         np.testing.assert_array_equal(net.dec_score_head[1].weight.numpy(), head.weight.numpy()[:, list(COCO_IDS)])
@@ -209,7 +216,7 @@ class TestObjects365:
 
     def test_paddledetections_tables_with_a_row_for_padding(self):
         first = method_of(net_of(num_classes=365))
-        theirs = to_paddledetection(state_of(first.model), own_parts(first))
+        theirs = to_paddledetection(first.model, state_of(first.model), own_parts(first))
         assert theirs["transformer.denoising_class_embed.weight"].shape[0] == 366
         report = load_weights(net_of(), theirs)
         np.testing.assert_array_equal(
@@ -236,12 +243,13 @@ class TestBareBackbone:
 
     def test_pre_trained_transformer(self):
         """CAE v2's encoder, ours and under the release's names."""
-        from ppvision.models.cae_v2 import to_upstream
-
         options = dict(dim=48, depth=2, num_heads=4, image_size=64, patch_size=8)
         encoder = zoo.create_model("cae_v2_debug", **options)
         fill(encoder)
-        for source in (state_of(encoder), to_upstream(state_of(encoder), {"mask_token": np.zeros([1, 1, 48], "f4")})):
+        for source in (
+            state_of(encoder),
+            to_theirs(encoder, "release", state_of(encoder), {"mask_token": np.zeros([1, 1, 48], "f4")}),
+        ):
             net = zoo.create_model("group_detr_v2_debug")
             report = load_weights(net, source, strict=False)
             assert not report.unexpected and not report.mismatched

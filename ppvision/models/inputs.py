@@ -1,0 +1,59 @@
+"""What a network takes: one `Input` for each argument of `forward`. Importing this imports no Paddle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["IMAGE", "VALID", "Input", "example_of", "graph_name"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a network, by the name of `forward`'s argument.
+
+    Attributes:
+        shape: numbers, and letters for free sides: "B" the batch, "H" and "W" those of the picture, others their own.
+        dtype: of the array that is handed over.
+        kind: "image" (RGB, normalised before the network sees it), "mask" (bool, True = real pixel), "vector", "size"
+            (height, width in pixels), "points" (ragged rows with offsets).
+        optional: the network works without it.
+    """
+
+    shape: tuple[int | str, ...]
+    dtype: str = "float32"
+    kind: str = "image"
+    optional: bool = False
+
+
+IMAGE = Input(("B", 3, "H", "W"))
+VALID = Input(("B", "H", "W"), "bool", "mask", optional=True)
+
+
+def graph_name(name: str) -> str:
+    """The name that an input has in an exported graph: the picture is `x`, as upstream's servers call it."""
+    return "x" if name == "image" else name
+
+
+def example_of(
+    inputs: Mapping[str, Input], batch: int, size: tuple[int, int], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """An array for every input that is no picture: a mask that is True, the given size, normal numbers. Free sides with
+    letters of their own are 16 long."""
+    import numpy as np
+
+    free = {"B": batch, "H": size[0], "W": size[1]}
+    arrays = {}
+    for name, spec in inputs.items():
+        shape = [free.get(side, 16) if isinstance(side, str) else side for side in spec.shape]
+        if spec.kind == "mask":
+            arrays[name] = np.ones(shape, spec.dtype)
+        elif spec.kind == "size":
+            arrays[name] = np.broadcast_to(np.asarray(size, spec.dtype), shape).copy()
+        elif spec.kind != "image":
+            arrays[name] = rng.normal(size=shape).astype(spec.dtype)
+    return arrays
