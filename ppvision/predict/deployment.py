@@ -6,8 +6,8 @@
 
 The block `Deploy` has upstream's keys; `PPVision` is the contract: inputs and outputs by name with kind, type, axes and
 range, the transforms that come before with every argument and their rule in words, the way back to the original
-picture, labels, palette, threshold, and the sha256 of each file. tests/deploy/test_contract.py runs exports with ONNX
-Runtime, OpenCV and PyYAML alone, from this file alone.
+picture, labels, palette, threshold, and the sha256 of each file. An input that another part gives says so (`from`).
+tests/deploy/test_contract.py runs exports with ONNX Runtime, OpenCV and PyYAML alone, from this file alone.
 """
 
 from __future__ import annotations
@@ -246,6 +246,7 @@ class Deployment:
                 "shape": [_side(side) for side in spec.shape],
                 "axes": [side if isinstance(side, str) else str(side) for side in spec.shape],
                 **({"range": RANGES[spec.kind]} if spec.kind in RANGES else {}),
+                **self._source(part, name),
                 "about": MEANINGS.get(spec.kind, ""),
             }
             for name, spec in part.inputs.items()
@@ -261,6 +262,11 @@ class Deployment:
             "tolerance": dict(part.tolerance),
             "sha256": dict(part.sha256),
         }
+
+    def _source(self, part: Part, name: str) -> dict[str, str]:
+        """Which other part gives this input: the one that has an output of its name."""
+        givers = [key for key, other in self.parts.items() if name in [output.name for output in other.outputs]]
+        return {"from": givers[0]} if givers and self.parts[givers[0]] is not part else {}
 
     # ---- reading
 

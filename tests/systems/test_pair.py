@@ -201,6 +201,32 @@ def test_the_export_answers_as_the_network(export, data, run, trusted, backend):
         assert theirs.share == pytest.approx(ours.share, abs=2e-3)
 
 
+def test_the_contract_is_enough(export, data, trusted):
+    """ONNX Runtime, numpy and deploy.yaml alone: pad, run one part after the other, cut."""
+    import onnxruntime
+
+    image = pictures(data)[1]
+    root = yaml.safe_load((export / "deploy.yaml").read_text(encoding="utf-8"))["PPVision"]
+    assert root["transforms"] == [{"type": "PadTo", "multiple": 4}]
+    picture = np.asarray(Image.open(image)).astype(np.float32)
+    height, width = picture.shape[:2]
+    padded = np.full((-(-height // 4) * 4, -(-width // 4) * 4, 3), root["normalisation"]["mean"], np.float32)
+    padded[:height, :width] = picture
+    reference = np.asarray(Image.open(data / "references" / image.name)).astype(np.float32)
+    given = {"x": padded.transpose(2, 0, 1)[None], "crop_ref": reference.transpose(2, 0, 1)[None]}
+    given["size"] = np.asarray(padded.shape[:2])
+    for file in root["parts"].values():
+        contract = yaml.safe_load((export / file).read_text(encoding="utf-8"))["PPVision"]
+        session = onnxruntime.InferenceSession((export / file).with_name("model.onnx"))
+        names = [row["name"] for row in contract["outputs"]]
+        inputs = {row["name"]: given[row["name"]].astype(row["dtype"]) for row in contract["inputs"]}
+        sources = [row.get("from") for row in contract["inputs"]]
+        given |= dict(zip(names, session.run(names, inputs), strict=True))
+    assert sources == ["encode", "encode", None]
+    (expected,) = ppvision.Predictor(export, "cpu", "onnx")([image])
+    np.testing.assert_array_equal(given["marks"][0, :height, :width], expected.marks)
+
+
 def test_what_it_takes_besides(export, data, trusted, tmp_path):
     """The answer in another size, and another reference: the marks move to the board of its colour."""
     image = pictures(data)[0]
