@@ -163,11 +163,14 @@ def judge_recipe(config: str, task: str | None) -> Judge:
     from ppvision.data import Loader, build_transforms
     from ppvision.data.base import adapted
     from ppvision.models import zoo
+    from ppvision.predict.tasks.base import create_task
 
     cfg = load(config)
     name = TASKS[task] if task else cfg.eval.task or zoo.entry(cfg.model.type).task
-    if name not in READERS:
-        raise UserError(f"compare_results: results of the task {name} cannot be read")
+    read_result = READERS.get(name)
+    if read_result is None:
+        foreign = create_task(name)
+        read_result = lambda folder, record, classes: foreign.restore(folder, record)
     dataset = adapted(build("dataset", cfg.data.val))
     known = {key: getattr(dataset, key) for key in ("num_classes", "class_names", "ignore_index")}
     specs = [{"type": m} if isinstance(m, str) else m for m in cfg.eval.metrics]
@@ -184,12 +187,12 @@ def judge_recipe(config: str, task: str | None) -> Judge:
             image = Path(batch["name"][0]).resolve()
             if image not in index:
                 raise RunError(f"{folder}: no result for {image.name}")
-            results.append(READERS[name](folder, index[image], known["num_classes"]))
+            results.append(read_result(folder, index[image], known["num_classes"]))
             targets.append(batch["target"][0])
         for metric in metrics:
             metric.update(results, targets)
         figures = {key: value for metric in metrics for key, value in metric.compute().items()}
-        return finite(figures | EXTRA[name](results, targets))
+        return finite(figures | (EXTRA[name](results, targets) if name in EXTRA else {}))
 
     return judge
 

@@ -106,6 +106,8 @@ INFER_ONNX = (
     Flag("--batch_size", int, help="images per call; default 1"),
     Flag("--cpu_threads", int, help="default: all cores this process may use"),
     Flag("--save_images --visualize", bool, help="also draw over the images; default true"),
+    EXTRA,
+    TRUST,
 )
 
 
@@ -164,12 +166,13 @@ def main_onnx(argv: Sequence[str]) -> int:
     if not os.path.isfile(parsed.onnx_file):
         raise UserError(f"{parsed.onnx_file}: no such file")
 
-    from ppvision.predict.deployment import Deployment
+    from ppvision.predict.deployment import Deployment, trust
     from ppvision.predict.inputs import find_inputs
     from ppvision.predict.predictor import Predictor
     from ppvision.predict.runtime import Runtime
     from ppvision.predict.saving import check_targets, suffixes_of
 
+    trust(*(parsed.trust or ()))
     folder, name = os.path.split(os.path.abspath(parsed.onnx_file))
     described = Deployment.read(os.path.join(folder, "deploy.yaml")).only.file(".onnx").name
     if name != described:

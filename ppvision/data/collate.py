@@ -17,7 +17,8 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         samples: at least one; all with the same keys.
 
     Returns:
-        `image` (and `image_*`) uint8 [B,H,W,3], padded with 0; `crop_*` [B,h,w,3], each key to a size of its own;
+        `image` (and `image_*`) uint8 [B,H,W,3], padded with 0; `crop_*` [B,h,w,3], each key to a size of its own, with
+        `canvas_crop_*` int32 [B,2];
         `valid` bool [B,H,W], True on each sample's `inner` area; `canvas` int32 [B,2], each image's size before it was
         padded to the batch; `label` [B,H,W] padded with 255, or int64 [B]; `size` and `inner` int32 [B,2]; `geometry`
         float64 [B,3,3]; `index` int64 [B]; `name` list[str]; `boxes`, `classes`, `crowd`, `areas` concatenated with
@@ -58,6 +59,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         elif field.collate == "own":
             sides = [max(v.shape[axis] for v in values) for axis in (0, 1)]
             batch[key] = _pad(values, *sides, 0)
+            batch[f"canvas_{key}"] = np.array([v.shape[:2] for v in values], np.int32)
         elif field.collate == "rows":
             batch[key] = np.concatenate(values)
             if key == field.group:

@@ -106,21 +106,26 @@ class Evaluator:
 def by_size(batch: dict[str, Any]) -> list[dict[str, Any]]:
     """A batch cut into batches of pictures of one size, without what collate padded; itself when all are of one size
     or there are no pictures."""
-    canvas = batch.get("canvas")
-    if canvas is None or len({tuple(c) for c in canvas.tolist()}) == 1:
+    canvases = {key: value.tolist() for key, value in batch.items() if key == "canvas" or key.startswith("canvas_")}
+    groups: dict[tuple, list[int]] = {}
+    for i, sizes in enumerate(zip(*canvases.values())):
+        groups.setdefault(tuple(map(tuple, sizes)), []).append(i)
+    if len(groups) <= 1:
         return [batch]
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, size in enumerate(canvas.tolist()):
-        groups.setdefault(tuple(size), []).append(i)
-    maps = [key for key, value in batch.items() if key == "valid" or _is_map(key, value, batch["valid"])]
+    maps = [key for key, value in batch.items() if key == "valid" or _is_map(key, value, batch.get("valid"))]
     parts = []
-    for (height, width), rows in groups.items():
+    for sizes, rows in groups.items():
         part = select(batch, rows)
-        parts.append(part | {key: part[key][:, :height, :width] for key in maps})
+        for canvas, (height, width) in zip(canvases, sizes):
+            for key in maps if canvas == "canvas" else [canvas.removeprefix("canvas_")]:
+                part[key] = part[key][:, :height, :width]
+        parts.append(part)
     return parts
 
 
-def _is_map(key: str, value: Any, valid: np.ndarray) -> bool:
+def _is_map(key: str, value: Any, valid: np.ndarray | None) -> bool:
     """Whether a key of a batch was padded to the canvas of the images."""
+    if valid is None:
+        return False
     shared = field_of(key).collate == "canvas" or not is_normalised(key)
     return shared and isinstance(value, np.ndarray) and value.shape[1:3] == valid.shape[1:3]

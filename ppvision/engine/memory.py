@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
@@ -23,7 +24,7 @@ from paddle.static import InputSpec
 from ppvision.engine.recompute import sublayer
 from ppvision.engine.sharding import owners
 from ppvision.errors import UserError
-from ppvision.models.network import inputs_of, promises
+from ppvision.models.network import Network, inputs_of, promises
 from ppvision.models.profile import operations
 
 ACCUMULATORS = {"sgd": 0, "momentum": 1, "lars": 1, "adam": 2, "adamw": 2}  # arrays of a parameter's size, float32
@@ -131,12 +132,15 @@ def activations(layer: nn.Layer, shape: Sequence[int], recomputed: Sequence[nn.L
 
 
 def _inputs(layer: nn.Layer, size: tuple[int, int]) -> list[tuple[str, InputSpec]]:
-    """What a layer must be given for one sample whose picture is of `size`; free sides of other inputs are 16 long."""
+    """What a layer must be given for one sample whose picture is of `size`; inputs that are no pictures are as long as
+    in the network's own example."""
     free = {"B": 1, "H": size[0], "W": size[1]}
+    arrays = layer.example(1, size, np.random.default_rng(0)) if isinstance(layer, Network) else {}
     found = []
     for name, spec in inputs_of(layer).items():
         if not spec.optional:
             shape = [free.get(side, 16) if isinstance(side, str) else side for side in spec.shape]
+            shape = list(arrays[name].shape) if name in arrays else shape
             found.append((name, InputSpec(shape, spec.dtype, name)))
     return found
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from paddle import nn
+import paddle
+from paddle import Tensor, nn
 
 from ppvision.data.collate import collate
 from ppvision.data.fields import start
 from ppvision.exporting import parity
-from ppvision.models.network import Input, Network, example_of, graph_name
+from ppvision.models.network import Input, Network, example_of, fixed_batch, graph_name
+from ppvision.predict.nets import EagerNet, on_device
 from ppvision.predict.tasks.base import Task
 
 NUM_SAMPLES = 8  # of the validation set: comparisons take the first ones, the shape profile looks at all
@@ -30,29 +32,64 @@ def batches(task: Task, dataset: Any | None, transform: Any) -> list[dict[str, A
     return found
 
 
-def cases(
-    name: str,
-    net: nn.Layer,
-    inputs: Mapping[str, Input],
-    task: Task,
-    given: Sequence[Mapping[str, Any]],
-    example: tuple[int, int],
-) -> list[Arrays]:
-    """Inputs by the names of the graph.
+def calls(
+    nets: Mapping[str, nn.Layer], task: Task, given: Sequence[Mapping[str, Any]], statistics: Sequence[Sequence[float]]
+) -> dict[str, list[Arrays]]:
+    """What deployment calls each network with, raw and by the names of its arguments, one entry per sample.
+
+    A single network gets what the task makes of the sample; of several the task itself says what goes into which.
 
     Args:
-        name: of the deployable.
+        nets: the deployables.
+        task: prepares the inputs and applies the networks.
+        given: batches of one sample each, of the validation set.
+        statistics: mean and std, 0..255.
+    """
+    if len(nets) == 1:
+        return {name: [task.inputs(batch) for batch in given] for name in nets}
+    found: dict[str, list[Arrays]] = {name: [] for name in nets}
+    for batch in given:
+        for net in nets.values():
+            net.eval()
+        listening = {name: _Listening(EagerNet(net, *statistics)) for name, net in nets.items()}
+        with paddle.no_grad():
+            task.run(listening, on_device(task.inputs(batch)))
+        for name, net in listening.items():
+            found[name] += [net.given] if net.given else []
+    return found
+
+
+class _Listening:
+    """A network that keeps what it is first called with."""
+
+    def __init__(self, net: EagerNet):
+        self.net, self.inputs, self.given = net, net.inputs, {}
+
+    def __call__(self, **given: Tensor) -> Any:
+        self.given = self.given or {name: tensor.numpy() for name, tensor in given.items()}
+        return self.net(**given)
+
+
+def cases(
+    net: nn.Layer, inputs: Mapping[str, Input], given: Sequence[Arrays], example: tuple[int, int]
+) -> list[Arrays]:
+    """Inputs by the names of the graph: two sizes where they are free, and what is special about deployment.
+
+    Args:
         net: the deployable.
         inputs: with the sides that the export fixes.
-        task: makes inputs of samples.
-        given: batches of one sample each, of the validation set.
+        given: what deployment calls it with, see `calls`.
         example: height and width of a usual picture.
     """
-    deployed = [_known(task.inputs(batch), inputs) for batch in given[:2]]
+    deployed = [_known(case, inputs) for case in given[:2]]
     pictures = [key for key, spec in inputs.items() if spec.kind == "image"]
     usable = [case for case in deployed if _complete(case, inputs)]
     if not pictures:
-        found = usable or [_made(net, inputs, batch, example, {}) for batch in _batches(inputs)]
+        # Its sides may follow from those of a picture that another network reads.
+        shapes = parity.shapes_for([fixed_batch(inputs) or -1, 3, -1, -1], example)
+        made = [_made(net, inputs, shape[0], shape[2:], {}) for shape in shapes]
+        found = [case for i, case in enumerate(made) if not any(_shapes(case) == _shapes(m) for m in made[:i])]
+        found += [case for case in usable if _fits(case, inputs)][:1]
         return [_graph(case) for case in found]
     seen = {key: [case[key][0].transpose(1, 2, 0) for case in deployed if key in case] for key in pictures}
     shape = [side if isinstance(side, int) else -1 for side in inputs[pictures[0]].shape]
@@ -62,11 +99,9 @@ def cases(
     return [_graph(case) for case in found]
 
 
-def profile(
-    name: str, net: nn.Layer, inputs: Mapping[str, Input], task: Task, given: Sequence[Mapping[str, Any]]
-) -> dict[str, dict[str, list[int]]] | None:
+def profile(inputs: Mapping[str, Input], given: Sequence[Arrays]) -> dict[str, dict[str, list[int]]] | None:
     """Least, middle and largest shape of every input among the samples, for TensorRT; None without samples."""
-    found = [case for case in (_known(task.inputs(batch), inputs) for batch in given) if case]
+    found = [case for case in (_known(case, inputs) for case in given) if case]
     if not found:
         return None
     result: dict[str, dict[str, list[int]]] = {"min": {}, "opt": {}, "max": {}}
@@ -81,12 +116,6 @@ def profile(
     return result
 
 
-def _batches(inputs: Mapping[str, Input]) -> list[int]:
-    """Batch sizes to try: one and two where it is free."""
-    fixed = [spec.shape[0] for spec in inputs.values() if isinstance(spec.shape[0], int) and spec.kind != "size"]
-    return fixed[:1] or [1, 2]
-
-
 def _made(
     net: nn.Layer,
     inputs: Mapping[str, Input],
@@ -94,9 +123,11 @@ def _made(
     size: Sequence[int],
     seen: Mapping[str, Sequence[np.ndarray]],
 ) -> Arrays:
-    """Pictures of the given size, and what the network itself names as an example of the rest."""
+    """Pictures of the given size (one with free sides of its own about half of that, turned), and what the network
+    itself names as an example of the rest."""
     rng = np.random.default_rng(0)
     height, width = size
+    own_sides = (width // 2 | 1, height // 2 | 1)
     if isinstance(net, Network):
         arrays = net.example(batch, (height, width), rng)
     else:
@@ -104,7 +135,8 @@ def _made(
     made = {}
     for key, spec in inputs.items():
         if spec.kind == "image":
-            sides = [own if isinstance(own, int) else free for own, free in zip(spec.shape[2:], (height, width))]
+            free = (height, width) if spec.shape[2:] == ("H", "W") else own_sides
+            sides = [own if isinstance(own, int) else free[i] for i, own in enumerate(spec.shape[2:])]
             made[key] = parity.pictures([batch, 3, *sides], [p.astype(np.uint8) for p in seen.get(key, ())])
         else:
             made[key] = arrays[key]
@@ -127,9 +159,12 @@ def _complete(case: Arrays, inputs: Mapping[str, Input]) -> bool:
 
 def _is_special(case: Arrays) -> bool:
     """Whether something in it is not what `_made` makes: a padded picture, or an input that is neither picture nor
-    mask."""
-    return any(array.dtype == bool and not array.all() for array in case.values()) or any(
-        array.ndim != 4 and array.dtype != bool for array in case.values()
+    mask, or several pictures."""
+    pictures = [array for array in case.values() if array.ndim == 4]
+    return (
+        len(pictures) > 1
+        or any(array.dtype == bool and not array.all() for array in case.values())
+        or any(array.ndim != 4 and array.dtype != bool for array in case.values())
     )
 
 
@@ -139,6 +174,10 @@ def _fits(case: Arrays, inputs: Mapping[str, Input]) -> bool:
         for key, spec in inputs.items()
         for own, side in zip(spec.shape, case[key].shape)
     )
+
+
+def _shapes(case: Arrays) -> list[tuple[int, ...]]:
+    return [array.shape for array in case.values()]
 
 
 def _graph(case: Arrays) -> Arrays:

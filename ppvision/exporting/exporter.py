@@ -40,7 +40,7 @@ from ppvision.models.network import Input, graph_name, inputs_of, promises
 from ppvision.predict.assemble import Assembly, assemble, validation_set
 from ppvision.predict.deployment import Deployment, Part
 from ppvision.predict.runtime import paddle_version
-from ppvision.predict.tasks.base import Ending, Task, ending_of, first, named
+from ppvision.predict.tasks.base import Task, ending_of, first, named
 
 logger = logging.getLogger("ppvision")
 
@@ -172,7 +172,7 @@ def export_layer(net: nn.Layer, save_dir: str | os.PathLike, spec: Spec) -> Path
 def export_nets(nets: Mapping[str, nn.Layer], save_dir: str | os.PathLike, spec: Spec) -> Path:
     """Export networks that are built already; see `export`."""
     _check_formats(spec)
-    output_op, ending = ending_of(spec.task, spec.output_op)
+    calls = examples.calls(nets, spec.task, spec.batches, (spec.mean, spec.std))
     inputs = {name: resolved(inputs_of(net), _shapes_of(net, spec.shapes, len(nets))) for name, net in nets.items()}
     folder = Path(save_dir)
     with _staging(folder) as staging:
@@ -181,7 +181,7 @@ def export_nets(nets: Mapping[str, nn.Layer], save_dir: str | os.PathLike, spec:
             place = staging if len(nets) == 1 else staging / name
             place.mkdir(exist_ok=True)
             net.eval()
-            parts[name] = _make(name, net, place, spec, inputs[name], output_op, ending)
+            parts[name] = _make(name, net, place, spec, inputs[name], calls[name])
         deployment = _deployment(staging, spec, nets, parts)
         deployment.write()
         for name in nets if len(nets) > 1 else ():
@@ -255,18 +255,18 @@ def _make(
     staging: Path,
     spec: Spec,
     inputs: Mapping[str, Input],
-    output_op: str,
-    ending: Ending,
+    calls: Sequence[examples.Arrays],
 ) -> Part:
     """Write the graphs of one network into `staging`, compare them, and say what is there."""
     stem = spec.save_name
+    output_op, ending = ending_of(spec.task, spec.output_op, name)
     for transform in spec.transforms:
         if transform["type"] not in TRANSFORMS:
             logger.warning(
                 "transform '%s' is not in ppvision.data.TRANSFORMS: the Predictor refuses it in a deploy.yaml",
                 transform["type"],
             )
-    cases = examples.cases(name, net, inputs, spec.task, spec.batches, spec.example)
+    cases = examples.cases(net, inputs, calls, spec.example)
     reference = Deployed(net, spec.mean, spec.std)
     given = _eager(reference)(cases[-1])
     outputs = ending.outputs(given)
@@ -304,7 +304,7 @@ def _make(
         outputs=outputs,
         output_op=output_op,
         options=ending.options(),
-        shape_profile=examples.profile(name, net, inputs, spec.task, spec.batches),
+        shape_profile=examples.profile(inputs, calls),
         tolerance={"relative_error": float(spec.tolerance), "agreement": float(spec.agreement)},
         sha256={path.name: sha256(path) for path in files},
     )
@@ -372,7 +372,7 @@ def _deployment(staging: Path, spec: Spec, nets: Mapping[str, nn.Layer], parts: 
 
 def _num_classes(net: nn.Layer, part: Part, spec: Spec) -> int | None:
     """How many classes the first output counts; None where it does not."""
-    case = examples.cases("model", net, part.inputs, spec.task, (), spec.example)[-1]
+    case = examples.cases(net, part.inputs, (), spec.example)[-1]
     output = first(_eager(Deployed(net, spec.mean, spec.std))(case))
     return int(output.shape[spec.task.class_axis]) if output.ndim > 1 else None
 

@@ -46,6 +46,10 @@ def resolved(inputs: Mapping[str, Input], shapes: Mapping[str, Sequence[int]]) -
             sides = ", ".join(map(str, declared))
             raise UserError(f"export: the shape of '{graph_name(name)}' is [{sides}], -1 for a free side, got {shape}")
         known |= {own: side for side, own in zip(shape, declared) if isinstance(own, str) and side != -1}
+    if "B" in known:
+        known["B+1"] = known["B"] + 1
+    elif "B+1" in known:
+        known["B"] = known["B+1"] - 1
     return {
         name: replace(spec, shape=tuple(known.get(side, side) for side in spec.shape)) for name, spec in inputs.items()
     }

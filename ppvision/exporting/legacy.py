@@ -76,7 +76,7 @@ def main() -> None:
     with paddle.utils.unique_name.guard():  # as in the parent, so that parameters have the same names and order
         assembly = assemble(job["config"], weights=job["weights"])
     net = assembly.nets[job["deployable"]]
-    _, ending = ending_of(assembly.task, job["output_op"])
+    _, ending = ending_of(assembly.task, job["output_op"], job["deployable"])
     layer = Deployed(net, *assembly.statistics, ending)
     layer.eval()
     save_static(layer, Path(job["stem"]), resolved(inputs_of(net), job["shapes"]), ())

@@ -176,7 +176,7 @@ def normalise(batch: dict[str, Any], mean: Sequence[float], std: Sequence[float]
 
     Args:
         batch: uint8 [B,H,W,3] under the keys that `fields` calls pictures; `valid` (optional) bool [B,H,W], False where
-            collate padded the image.
+            collate padded the image; `canvas_<key>` (optional) int [B,2], the sizes of pictures that are padded apart.
         mean: per channel, RGB, 0..255.
         std: per channel, RGB, 0..255.
 
@@ -187,9 +187,20 @@ def normalise(batch: dict[str, Any], mean: Sequence[float], std: Sequence[float]
     pictures = {}
     for key, value in batch.items():
         if is_normalised(key) and value.dtype == paddle.uint8:
-            valid = batch.get("valid") if field_of(key).collate == "canvas" else None
+            shared = field_of(key).collate == "canvas"
+            valid = batch.get("valid") if shared else inside(batch.get(f"canvas_{key}"), value.shape[1:3])
             pictures[key] = layer(value.transpose([0, 3, 1, 2]), valid)
     return {**batch, **pictures}
+
+
+def inside(sizes: Tensor | None, canvas: Sequence[int]) -> Tensor | None:
+    """bool [B,H,W], True where a picture of `sizes` [B,2] is, on a canvas (H, W); None where no sizes are known."""
+    if sizes is None:
+        return None
+    rows_BH, columns_BW = (
+        paddle.arange(side, dtype=sizes.dtype).unsqueeze(0) < sizes[:, i : i + 1] for i, side in enumerate(canvas)
+    )
+    return paddle.logical_and(rows_BH.unsqueeze(2), columns_BW.unsqueeze(1))
 
 
 def _digest(layer: nn.Layer) -> str:

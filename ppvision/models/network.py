@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from paddle import Tensor, nn
 
-from ppvision.models.inputs import IMAGE, VALID, Input, example_of, graph_name
+from ppvision.models.inputs import IMAGE, VALID, Input, example_of, fixed_batch, graph_name
 from ppvision.nn.promises import Promises, optional
 from ppvision.nn.promises import promises as promises_of
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ppvision.models.detr import Context, QuerySet
     from ppvision.nn.anchors import Dense
 
-__all__ = ["IMAGE", "VALID", "Input", "Network", "example_of", "graph_name", "inputs_of", "promises"]
+__all__ = ["IMAGE", "VALID", "Input", "Network", "example_of", "fixed_batch", "graph_name", "inputs_of", "promises"]
 
 Kind = TypeVar("Kind", bound=Promises)
 

@@ -6,8 +6,8 @@
 
 The block `Deploy` has upstream's keys; `PPVision` is the contract: inputs and outputs by name with kind, type, axes and
 range, the transforms that come before with every argument and their rule in words, the way back to the original
-picture, labels, palette, threshold, and the sha256 of each file. tests/deploy/test_contract.py runs exports with ONNX
-Runtime, OpenCV and PyYAML alone, from this file alone.
+picture, labels, palette, threshold, and the sha256 of each file. An input that another part gives says so (`from`).
+tests/deploy/test_contract.py runs exports with ONNX Runtime, OpenCV and PyYAML alone, from this file alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import yaml
 
 from ppvision.errors import UserError, did_you_mean
 from ppvision.files import sha256
-from ppvision.models.network import Input, graph_name
+from ppvision.models.network import Input, fixed_batch, graph_name
 from ppvision.predict import TASKS
 from ppvision.predict.nets import GraphNet
 from ppvision.predict.runtime import Runtime, open_session
@@ -37,6 +37,7 @@ MEANINGS = {
     "size": "height and width in pixels",
     "vector": "numbers",
     "points": "rows of all samples one after the other",
+    "offsets": "where the rows of each sample begin, and where the last one ends",
 }
 # The transforms of deployment in words; sides are rounded as max(1, floor(side * scale + 0.5)).
 RULES = {
@@ -93,8 +94,7 @@ class Part:
     @property
     def batch(self) -> int | None:
         """The fixed batch of the graph; None where it is free."""
-        sides = {spec.shape[0] for spec in self.inputs.values() if isinstance(spec.shape[0], int)}
-        return max(sides, default=None) if all(spec.kind != "size" for spec in self.inputs.values()) else None
+        return fixed_batch(self.inputs)
 
     def check(self, backend: str) -> None:
         """Compare the files that a backend reads with the hashes of the export.
@@ -142,6 +142,7 @@ class Deployment:
         palette: RGB per class, or None.
         transforms: plain mappings, house spelling.
         parts: the graphs by name of the deployable.
+        is_part: this is the deploy.yaml of one part of several.
     """
 
     path: Path
@@ -153,6 +154,7 @@ class Deployment:
     palette: Sequence[Sequence[int]] | None = None
     transforms: Sequence[Mapping[str, Any]] = ()
     parts: Mapping[str, Part] = field(default_factory=dict)
+    is_part: bool = False
 
     @property
     def only(self) -> Part:
@@ -244,6 +246,7 @@ class Deployment:
                 "shape": [_side(side) for side in spec.shape],
                 "axes": [side if isinstance(side, str) else str(side) for side in spec.shape],
                 **({"range": RANGES[spec.kind]} if spec.kind in RANGES else {}),
+                **self._source(part, name),
                 "about": MEANINGS.get(spec.kind, ""),
             }
             for name, spec in part.inputs.items()
@@ -259,6 +262,11 @@ class Deployment:
             "tolerance": dict(part.tolerance),
             "sha256": dict(part.sha256),
         }
+
+    def _source(self, part: Part, name: str) -> dict[str, str]:
+        """Which other part gives this input: the one that has an output of its name."""
+        givers = [key for key, other in self.parts.items() if name in [output.name for output in other.outputs]]
+        return {"from": givers[0]} if givers and self.parts[givers[0]] is not part else {}
 
     # ---- reading
 
@@ -293,6 +301,7 @@ class Deployment:
             palette=ours.get("palette"),
             transforms=ours["transforms"],
             parts=parts,
+            is_part="part" in ours,
         )
 
 

@@ -22,10 +22,24 @@ def on_device(inputs: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     return {name: t.astype("float32") if t.dtype == paddle.uint8 else t for name, t in tensors.items()}
 
 
-def filled(inputs: Mapping[str, np.ndarray], batch: int) -> dict[str, np.ndarray]:
-    """Inputs for a graph of a fixed batch: the last row is repeated, what comes of it is dropped by the caller."""
-    rows = {name: np.repeat(array[-1:], batch - len(array), axis=0) for name, array in inputs.items()}
-    return {name: np.concatenate([array, rows[name]]) for name, array in inputs.items()}
+def filled(
+    inputs: Mapping[str, np.ndarray], batch: int, specs: Mapping[str, Input] | None = None
+) -> dict[str, np.ndarray]:
+    """Inputs for a graph of a fixed batch: the last row is repeated (the last offset: samples without points), what
+    comes of it is dropped by the caller.
+
+    Args:
+        inputs: by name.
+        batch: number of samples.
+        specs: what they are; a size and ragged rows stay as they are.
+    """
+    result = dict(inputs)
+    for name, array in inputs.items():
+        kind = specs[name].kind if specs is not None and name in specs else "image"
+        if kind not in ("size", "points"):
+            wanted = batch + 1 if kind == "offsets" else batch
+            result[name] = np.concatenate([array, np.repeat(array[-1:], wanted - len(array), axis=0)])
+    return result
 
 
 class EagerNet:

@@ -20,7 +20,7 @@ from ppvision.data.collate import collate
 from ppvision.data.fields import is_normalised, start
 from ppvision.device import choose_device
 from ppvision.errors import UserError
-from ppvision.models.network import Input
+from ppvision.models.network import Input, fixed_batch
 from ppvision.predict.deployment import Deployment, deploy_file
 from ppvision.predict.inputs import find_inputs
 from ppvision.predict.results import Result
@@ -42,8 +42,7 @@ class Loaded:
     @property
     def batch(self) -> int | None:
         """The fixed batch of the graphs; None where it is free."""
-        fixed = {spec.shape[0] for net in self.nets.values() for spec in net.inputs.values() if spec.kind != "size"}
-        return max((side for side in fixed if isinstance(side, int)), default=None)
+        return max((side for net in self.nets.values() if (side := fixed_batch(net.inputs))), default=None)
 
     @property
     def picture(self) -> Input | None:
@@ -198,12 +197,14 @@ class Predictor:
         if self.fixed_batch is not None:
             if count > self.fixed_batch:
                 raise UserError(f"batch_size {count}: the graph was exported for batches of {self.fixed_batch}")
-            inputs = filled(inputs, self.fixed_batch)
+            specs = {name: spec for net in self.nets.values() for name, spec in net.inputs.items()}
+            inputs = filled(inputs, self.fixed_batch, specs)
         tensors = on_device(inputs)
         prepared = time.perf_counter()
         with paddle.no_grad():
             outputs = self.task.run(self.nets, tensors)
-        outputs = {key: value[:count] for key, value in outputs.items()}
+        if self.fixed_batch is not None:
+            outputs = {key: value[:count] for key, value in outputs.items()}
         if self.device == "gpu":
             paddle.device.synchronize()
         ran = time.perf_counter()
@@ -232,6 +233,9 @@ def _fits(name: str, shape: Sequence[int], picture: Input) -> None:
 def _from_export(
     deployment: Deployment, device: str, backend: str, runtime: Runtime, task_options: Mapping[str, Any]
 ) -> Loaded:
+    if deployment.is_part:
+        root = deployment.path.parent.parent
+        raise UserError(f"{deployment.path}: one part of a deployment, which its task cannot run alone; give {root}")
     task, transform = deployment.make_task(**task_options), deployment.make_transforms()
     return Loaded(deployment.open(backend, device, runtime), task, transform, deployment.model_name)
 

@@ -28,7 +28,7 @@ class Step:
         log: where its output goes; None: to the screen only.
         tee: the output also goes to the screen while it runs; else afterwards.
         needs: numbers (from 1) of steps without which this one makes no sense.
-        makes: files it must leave; of several separated by `|` one is enough.
+        makes: files it must leave; of several separated by `|` one is enough; `*` stands for any folder.
         results: folder that must hold a result for each image of `images`.
         environment: changes; None removes a variable.
         skip: why it is not run, if so.
@@ -251,7 +251,8 @@ def _launcher(
 
 def _exported(model: str) -> list[str]:
     folder = posixpath.normpath(model)
-    return [f"{folder}/deploy.yaml", f"{folder}/model.json|{folder}/model.pdmodel", f"{folder}/model.pdiparams"]
+    graph = f"{folder}/model.json|{folder}/model.pdmodel|{folder}/*/model.json"
+    return [f"{folder}/deploy.yaml", graph, f"{folder}/model.pdiparams|{folder}/*/model.pdiparams"]
 
 
 def _infer_branch(result: Plan, gpu_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import math
 import os
 import re
@@ -269,7 +270,7 @@ def _signal(group: int, number: int) -> None:
 def _clean(step: Step) -> None:
     """Remove what the step must make, so that leftovers of an earlier run cannot pass for it."""
     for alternatives in step.makes:
-        for path in map(Path, alternatives.split("|")):
+        for path in _files(alternatives):
             if path.parent.is_symlink():  # best_model
                 path.parent.unlink()
             elif path.is_file():
@@ -284,7 +285,7 @@ def _clean(step: Step) -> None:
 def _fault(step: Step, lines: Sequence[str], started: float) -> str | None:
     """What is wrong with a step that ended with status 0."""
     for alternatives in step.makes:
-        if not any(_is_fresh(Path(path), started) for path in alternatives.split("|")):
+        if not any(_is_fresh(path, started) for path in _files(alternatives)):
             return f"status 0, but it left no {alternatives.replace('|', ' or ')}"
     if step.results:
         folder = Path(step.results)
@@ -297,6 +298,12 @@ def _fault(step: Step, lines: Sequence[str], started: float) -> str | None:
         if losses and not math.isfinite(losses[-1]):
             return f"status 0, but the last loss is {losses[-1]}"
     return None
+
+
+def _files(alternatives: str) -> list[Path]:
+    """Paths that `Step.makes` names; of one with `*` those that exist."""
+    found = [sorted(glob.glob(path)) if "*" in path else [path] for path in alternatives.split("|")]
+    return [Path(path) for paths in found for path in paths]
 
 
 def _is_fresh(path: Path, started: float) -> bool:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ppvision.data.collate import collate
+from ppvision.data.collate import collate, select
 from ppvision.data.transforms.image import Compose, PadTo
 
 
@@ -89,3 +89,20 @@ def test_refusals_name_the_sample():
         collate([sample(4, 4, extra=np.zeros(3)), sample(5, 5, extra=np.zeros(2))])
     with pytest.raises(ValueError, match="4.png: inner area 9x9 is larger than the image 4x4"):
         collate([sample(4, 4, inner=(9, 9))])
+
+
+def test_crops_have_a_size_of_their_own():
+    rng = np.random.default_rng(2)
+    sides = [(4, 3), (2, 5)]
+    samples = [
+        {"image": rng.integers(0, 255, (6, 8, 3), np.uint8), "crop_face": rng.integers(1, 255, (*side, 3), np.uint8)}
+        for side in sides
+    ]
+    batch = collate(samples)
+    assert batch["image"].shape == (2, 6, 8, 3) and batch["crop_face"].shape == (2, 4, 5, 3)
+    assert batch["canvas_crop_face"].tolist() == [[4, 3], [2, 5]] and batch["canvas"].tolist() == [[6, 8], [6, 8]]
+    for sample, row, (height, width) in zip(samples, batch["crop_face"], sides):
+        np.testing.assert_array_equal(row[:height, :width], sample["crop_face"])
+        assert row.sum() == sample["crop_face"].sum()  # what is added is 0
+    part = select(batch, [1])
+    assert part["canvas_crop_face"].tolist() == [[2, 5]] and part["crop_face"].shape == (1, 4, 5, 3)

@@ -4,6 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
+from ppvision.data.collate import collate
 from ppvision.engine.evaluator import Evaluator, by_size
 from ppvision.metrics.segmentation import MeanIoU
 from ppvision.predict.tasks.segmentation import SegmentationTask
@@ -117,3 +118,21 @@ def test_by_size_keeps_every_row_with_its_image(sizes):
 def test_ragged_rows_stay_together():
     whole = {**batch([(6, 8), (4, 5)]), "boxes_offsets": np.array([0, 1, 2])}
     assert by_size(whole) == [whole]
+
+
+def test_crops_of_unlike_size_are_judged_apart():
+    """As the Predictor does it: a crop is never seen with what pads it."""
+    rng = np.random.default_rng(1)
+    sides = [(4, 3), (2, 5), (4, 3)]
+    crops = [rng.integers(1, 255, (*side, 3), np.uint8) for side in sides]
+    image = rng.integers(0, 255, (6, 8, 3), np.uint8)
+    for extra in ({}, {"image": image}):
+        whole = collate([{"crop_face": crop, "name": str(i), **extra} for i, crop in enumerate(crops)])
+        parts = by_size(whole)
+        assert [part["name"] for part in parts] == [["0", "2"], ["1"]]
+        assert [part["crop_face"].shape[1:3] for part in parts] == [(4, 3), (2, 5)]
+        np.testing.assert_array_equal(parts[0]["crop_face"][1], crops[2])
+        np.testing.assert_array_equal(parts[1]["crop_face"][0], crops[1])
+        assert all(part["image"].shape[1:3] == (6, 8) for part in parts if extra)
+        same = collate([{"crop_face": crops[i], **extra} for i in (0, 2)])
+        assert by_size(same)[0] is same

@@ -6,6 +6,7 @@ import numpy as np
 import paddle
 
 from ppvision.data.batch import to_device
+from ppvision.data.collate import collate
 from ppvision.methods.base import normalise
 
 MEAN, STD = (120.0, 110.0, 100.0), (58.0, 57.0, 56.0)
@@ -75,3 +76,18 @@ def test_moving_batches_leaks_no_objects():
         normalise(to_device(batch), (1.0, 2.0, 3.0), (1.0, 1.0, 1.0))
     gc.collect()
     assert len(gc.get_objects()) - before < 50
+
+
+def test_a_crop_is_zero_where_it_was_padded():
+    """Crops of unlike size in one batch: each ends where it ended, and the image's mask does not concern them."""
+    rng = np.random.default_rng(3)
+    sides = [(4, 3), (2, 5)]
+    samples = [
+        {"image": rng.integers(0, 256, (6 + i, 8, 3), np.uint8), "crop_face": np.zeros((*side, 3), np.uint8)}
+        for i, side in enumerate(sides)
+    ]
+    out = normalise(to_device(collate(samples)), MEAN, STD)["crop_face"].numpy()
+    assert out.shape == (2, 3, 4, 5)
+    for row, (height, width) in zip(out, sides):
+        assert (row[:, :height, :width] < -1.5).all()
+        assert not row[:, height:].any() and not row[:, :, width:].any()

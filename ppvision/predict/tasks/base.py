@@ -10,10 +10,12 @@ import inspect
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ppvision.data.fields import field_of
 from ppvision.data.io import IMAGE_SUFFIXES, read_image
 from ppvision.errors import UserError, did_you_mean
 from ppvision.predict.results import Result
@@ -45,7 +47,12 @@ class Ending:
     """What may end an exported graph: called with a network's outputs, gives those of the graph.
 
     The base class leaves the network's own outputs ("none").
+
+    Attributes:
+        parts: names of the deployables that may end so, the others then end with "none"; empty: all.
     """
+
+    parts: ClassVar[Collection[str]] = ()
 
     def __call__(self, outputs: Any) -> dict[str, Tensor]:
         """
@@ -150,6 +157,15 @@ class Task:
         """One result per sample of the batch, in the coordinates of the original."""
         raise NotImplementedError
 
+    def restore(self, folder: Path, record: Mapping[str, Any]) -> Result:
+        """A saved result again, for programs that compare folders of results.
+
+        Args:
+            folder: where it was saved.
+            record: its entry in `predictions.json`.
+        """
+        raise UserError(f"{type(self).__name__} cannot read its results back")
+
     def agreement(
         self, reference: Mapping[str, np.ndarray], product: Mapping[str, np.ndarray], tolerance: float
     ) -> tuple[float, float] | None:
@@ -168,8 +184,8 @@ class Task:
 
 
 def image_inputs(batch: Mapping[str, Any], fill: Sequence[float], key: str = "image") -> dict[str, np.ndarray]:
-    """The picture of a batch as an input, see `Task.inputs`."""
-    image, valid = batch[key], batch.get("valid")
+    """The picture of a batch as an input, see `Task.inputs`; `valid` concerns those that share the image's size."""
+    image, valid = batch[key], batch.get("valid") if field_of(key).collate == "canvas" else None
     if valid is None or valid.all():
         return {key: np.ascontiguousarray(image.transpose(0, 3, 1, 2))}
     filled = image.astype(np.float32)
@@ -253,8 +269,8 @@ def create_task(name: str, **options: Any) -> Task:
     return cls(**options)
 
 
-def ending_of(task: Task, name: str | None) -> tuple[str, Ending]:
-    """The ending a graph of `task` gets: the named one, else the task's default.
+def ending_of(task: Task, name: str | None, part: str = "model") -> tuple[str, Ending]:
+    """The ending a graph of `task` gets: the named one, else the task's default; "none" where that is of other parts.
 
     Raises:
         UserError: the task has no such ending.
@@ -265,7 +281,8 @@ def ending_of(task: Task, name: str | None) -> tuple[str, Ending]:
         near = did_you_mean(name, task.endings)
         said = ", ".join(task.endings)
         raise UserError(f"export: no output_op '{name}' for {type(task).__name__}{near} (there is: {said})")
-    return name, task.endings[name]
+    ending = task.endings[name]
+    return ("none", Ending()) if ending.parts and part not in ending.parts else (name, ending)
 
 
 def extra_keys(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
