@@ -11,7 +11,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
-VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "ppvision/__init__.py").read_text("utf-8"), re.MULTILINE)[1]
+VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "ppvision/version.py").read_text("utf-8"), re.MULTILINE)[1]
 
 INSTALL_REQUIRES = [
     "numpy>=1.26,<3",  # samples, transforms, metrics; 1.26 is the oldest that Python 3.12 has

@@ -161,16 +161,15 @@ def judge_recipe(config: str, task: str | None) -> Judge:
     one set of results from another (`EXTRA`)."""
     from ppvision.config import Component, build, load
     from ppvision.data import Loader, build_transforms
+    from ppvision.data.base import adapted
     from ppvision.models import zoo
 
     cfg = load(config)
     name = TASKS[task] if task else cfg.eval.task or zoo.entry(cfg.model.type).task
     if name not in READERS:
         raise UserError(f"compare_results: results of the task {name} cannot be read")
-    dataset = build("dataset", cfg.data.val)
-    names = getattr(dataset, "class_names", ())
-    known = {"num_classes": getattr(dataset, "num_classes", 0), "class_names": names}
-    known["ignore_index"] = getattr(dataset, "ignore_index", 255)
+    dataset = adapted(build("dataset", cfg.data.val))
+    known = {key: getattr(dataset, key) for key in ("num_classes", "class_names", "ignore_index")}
     specs = [{"type": m} if isinstance(m, str) else m for m in cfg.eval.metrics]
 
     def judge(folder: Path) -> dict[str, float]:

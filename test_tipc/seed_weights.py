@@ -21,13 +21,12 @@ def main(argv: Sequence[str]) -> int:
 
     import paddle
 
-    from ppvision.config import load
-    from ppvision.engine.run import build_model
+    from ppvision.config import build, load
     from ppvision.models.zoo import deployables
 
     paddle.set_device("cpu")
     paddle.seed(args.seed)
-    parts = deployables(build_model(load(args.config), starting_weights=False)[0])
+    parts = deployables(build("model", load(args.config).model))
     state = {
         key if len(parts) == 1 else f"{name}.{key}": value
         for name, net in parts.items()

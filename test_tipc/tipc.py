@@ -2,9 +2,10 @@
 
     python test_tipc/tipc.py run --all --mode lite_train_lite_infer --jobs 2
     python test_tipc/tipc.py list | check | plan <txt> <MODE>
+    python test_tipc/tipc.py generate      # the files of configs/ from table.yml and templates/
 
-To be started at the root of the repository. Standard library only; exit status 0: every command succeeded, 1: one
-failed, 2: the txt or the command line is wrong, 3: nothing ran. `TIPC_STRICT=0`: always 0.
+To be started at the root of the repository. Standard library only (`generate` reads YAML); exit status 0: every command
+succeeded, 1: one failed, 2: the txt or the command line is wrong, 3: nothing ran. `TIPC_STRICT=0`: always 0.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import Empty, Queue
 
-from harness import benchmark, check, prepare, recipe, report, runner
+from harness import benchmark, check, generate, prepare, recipe, report, runner
 from harness.other_modes import onnx_plan, static_plan
 from harness.plan import OUTPUT, Plan, count_gpus, on_device, plan
 from harness.recipe import MODES, TxtError
@@ -70,6 +71,8 @@ def arguments() -> argparse.ArgumentParser:
     add("list", list_all, "all txt files with their modes")
     one = add("check", check_all, "all txt files against both parsers and the parsers of their commands")
     one.add_argument("txt", nargs="*")
+    make = add("generate", generate_all, f"write the files below {CONFIGS} from {generate.TABLE}")
+    make.add_argument("--check", action="store_true", help="write nothing; exit status 1 if anything is out of date")
     for name, run, about in (
         ("plan", show_plan, "the commands of a run, without running them"),
         ("prepare", prepare_one, "data and seeded weights for a run"),
@@ -158,6 +161,18 @@ def check_all(args: argparse.Namespace) -> int:
         print(f"error: {fault}", file=sys.stderr)
     print(f"{len(paths)} files, {len(faults)} faults")
     return 2 if faults or not paths else 0
+
+
+def generate_all(args: argparse.Namespace) -> int:
+    """Bring the folders up to the table, or say which files are not."""
+    written = [] if args.check else generate.generate(CONFIGS)
+    for path in written:
+        print(f"{CONFIGS}/{path}: written")
+    left = generate.stale(CONFIGS)
+    for path in left:
+        why = "is out of date; run tipc.py generate" if args.check else f"belongs to no system of {generate.TABLE}"
+        print(f"error: {CONFIGS}/{path}: {why}", file=sys.stderr)
+    return 1 if left else 0
 
 
 ENTRIES = {"paddle2onnx_infer": "paddle2onnx", "dy2static": "dy2static", "benchmark_train": "benchmark"}
@@ -275,7 +290,7 @@ class Pool:
             return 130
         environment = {**os.environ, "TIPC_STRICT": "1"}
         if self.jobs > 1:  # chains share the machine
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.jobs)))
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // self.jobs)))
         if self.mode == "benchmark_train":
             environment.setdefault("BENCHMARK_LOG_DIR", f"{OUTPUT}/{name}/benchmark")
         argv = [sys.executable, __file__, *words]
@@ -285,6 +300,11 @@ class Pool:
             return child.wait()
         finally:
             self.children.discard(child)
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _usage(message: str) -> int:

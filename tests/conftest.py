@@ -1,4 +1,5 @@
-"""What all tests share: one thread per worker, no package installed while they run, GPU tests only where a GPU is."""
+"""What all tests share: one thread per worker and the command line's kernels, no package installed while they run, GPU
+tests only where a GPU is, property tests without deadlines."""
 
 from __future__ import annotations
 
@@ -10,6 +11,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("POLYGRAPHY_AUTOINSTALL_DEPS", "0")
 
 import pytest
+from hypothesis import settings
+
+import ppvision  # noqa: F401  chooses the kernels, for the processes that tests start as well
+
+# Deadlines are timed tests. What continuous integration draws is the same every time.
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
+from ppvision import device
 from ppvision.device import tensor_of, use_device
 
 
@@ -15,19 +16,17 @@ def test_transposes_are_copies_on_the_cpu_and_stay_views_elsewhere(monkeypatch):
     try:
         use_device("cpu")
         assert paddle.ones([3, 4]).transpose([1, 0]).is_contiguous()
-        monkeypatch.setattr(paddle, "set_device", lambda device: None)  # there may be no GPU here
+        monkeypatch.setattr(paddle, "set_device", lambda name: None)  # there may be no GPU here
         use_device("gpu:0")
         assert not paddle.ones([3, 4]).transpose([1, 0]).is_contiguous()
     finally:
         paddle.set_flags(before)
 
 
-def test_training_chooses_its_device_this_way(monkeypatch):
-    from ppvision.engine import run
-
+def test_a_command_chooses_its_device_this_way(monkeypatch):
     asked = []
-    monkeypatch.setattr(run, "use_device", asked.append)
-    run.set_device("cpu")
+    monkeypatch.setattr(device, "use_device", asked.append)
+    assert device.set_device("CPU") == "cpu"
     assert asked == ["cpu"]
 
 

@@ -116,7 +116,7 @@ def test_a_wrong_command_is_seen(line):
 
 def test_commands_of_make_train_parse():
     """The chain of `make train` as make would run it."""
-    run = subprocess.run(["make", "-n", "train"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(["make", "-n", "train"], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     lines = [line for line in shell_lines(run.stdout) if re.search(r"(tools|deploy/python)/\w+\.py", line)]
     names = [re.search(r"(\w+)\.py", line)[1] for line in lines]

@@ -19,9 +19,9 @@ import ppvision
 from ppvision.config import load
 from ppvision.data.samples.synthetic.coco import write_shapes
 from ppvision.data.samples.synthetic.street import write as write_street
-from ppvision.engine.run import build_model
 from ppvision.engine.trainer import Trainer
 from ppvision.models import zoo
+from ppvision.predict.assemble import starting_network
 from ppvision.weights import read, state_of
 
 sys.path.insert(0, str(Path(__file__).parent / "engine"))
@@ -151,7 +151,9 @@ def exported(recipe: Path, weights: Path, folder: Path, overrides: list[str] | N
     names = {p.name for p in path.iterdir()}
     assert {"model.json", "model.pdiparams", "model.onnx", "deploy.yaml", "parity.json"} <= names
     held = paddle.jit.load(str(path / "model")).state_dict().values()
-    inner = tuple(f"{head}." for head in getattr(build_model(load(recipe, overrides or []))[0], "training_heads", ()))
+    inner = tuple(
+        f"{head}." for head in getattr(starting_network(load(recipe, overrides or []))[0], "training_heads", ())
+    )
     arrays = {k: v for k, v in read(weights / "model.pdparams").items() if not (inner and k.startswith(inner))}
     count = sum(int(np.prod(v.shape)) for v in arrays.values())
     # beyond them only the constants of normalisation
@@ -272,7 +274,7 @@ class TestSmallRecipes:
         recipe = ROOT / "configs/cae_v2/cae_v2_fashion_finetune_mini.yml"
         _, _, source = pretrained
         overrides = [f"data.root={idx}", *SHORT, f"model.weights={source}/latest"]
-        net, report = build_model(load(recipe, overrides))
+        net, report = starting_network(load(recipe, overrides))
         before, started = read(source / "latest/model.pdparams"), state_of(net)
         assert set(before) - set(report.loaded) == set(report.ignored) == {"norm.weight", "norm.bias"}
         for key in report.loaded:

@@ -44,9 +44,10 @@ def draw(args: argparse.Namespace) -> list[Path]:
     from ppvision.data import build_transforms
     from ppvision.data.batch import to_device
     from ppvision.data.collate import collate
-    from ppvision.engine.run import build_data, load_method, load_model
+    from ppvision.engine.build import load_method, load_model
     from ppvision.errors import UserError
     from ppvision.methods.cae_v2 import CaeV2Pretraining
+    from ppvision.predict.assemble import data_set
     from ppvision.predict.drawing import write_image
 
     cfg = load(args.config, args.override)
@@ -54,7 +55,7 @@ def draw(args: argparse.Namespace) -> list[Path]:
     method = load_method(cfg, load_model(cfg, run / args.checkpoint), run / args.checkpoint)
     if not isinstance(method, CaeV2Pretraining):
         raise UserError(f"{args.config}: method '{cfg.method.type}' has no features to compare")
-    dataset, transform = build_data(cfg, "val"), build_transforms(cfg.data.val.transforms)
+    dataset, transform = data_set(cfg, "val"), build_transforms(cfg.data.val.transforms)
     rng = np.random.default_rng(cfg.train.seed)
     chosen = sorted(rng.choice(len(dataset), min(args.images, len(dataset)), replace=False).tolist())
     batch = collate([transform({**dataset[i], "index": i}, rng) for i in chosen])

@@ -55,6 +55,8 @@ ALIASES = {
     "Count": "int >= 1",
     "NonNegative": "float >= 0",
     "Triple": "3 floats",
+    "Workers": "int 0..256",
+    "Threads": "int 1..1024",
     "Component": "mapping",
     r"dict\[str, Any\]": "mapping",
     "Best": "mapping",

@@ -22,7 +22,7 @@ TABLE = [
     *[
         f
         for f in TRAIN
-        if f.name in ("batch_size", "num_workers", "precision", "amp", "amp_level", "to_static_training")
+        if f.name in ("threads", "batch_size", "num_workers", "precision", "amp", "amp_level", "to_static_training")
     ],
     Flag("--steps", int, "measured repetitions; default 10"),
     Flag("--warmup", int, "repetitions before; default 2"),
@@ -40,13 +40,15 @@ def main(argv: Sequence[str]) -> int:
     steps, warmup = (parsed.values.get(name, default) for name, default in (("steps", 10), ("warmup", 2)))
     if steps < 1 or warmup < 0:
         raise UserError(f"benchmark: --steps must be at least 1 and --warmup at least 0, got {steps} and {warmup}")
+    cfg = recipe.resolved(parsed)
+    recipe.start_paddle(cfg)
     if parsed.memory:
-        figures = plan(recipe.resolved(parsed), parsed.memory, parsed.values.get("processes", 1))
+        figures = plan(cfg, parsed.memory, parsed.values.get("processes", 1))
         print(f"{figures['model']}, {figures['micro_batch']} images of {figures['size']} in a process, GiB")
         for name, size in figures["gib"].items():
             print(f"{name:12}{size:12.3f}")
         return write(parsed.json, figures)
-    figures = measure(recipe.resolved(parsed), steps, warmup)
+    figures = measure(cfg, steps, warmup)
     print(
         f"{figures['model']}, batch {' x '.join(map(str, figures['shape']))}, {figures['device']}, {steps} repetitions"
     )
@@ -110,15 +112,18 @@ def measure(cfg: Config, steps: int, warmup: int) -> dict[str, Any]:
     import paddle
 
     from ppvision.data.batch import to_device
-    from ppvision.engine.run import Run, set_device
-    from ppvision.predict.predictor import task_name
-    from ppvision.predict.tasks.base import create_task
+    from ppvision.data.collate import rows_of
+    from ppvision.device import set_device
+    from ppvision.engine.build import build_parts
+    from ppvision.predict import assemble
+    from ppvision.predict.nets import EagerNet, on_device
 
     device = set_device(cfg.train.device)
-    run = Run(load(cfg, ["train.overwrite=true", "train.resume=null", "train.profiler=null", "eval.enabled=false"]))
-    method, task = run.trainer.method, create_task(task_name(cfg))
+    run = build_parts(load(cfg, ["eval.enabled=false"]))
+    trainer, method, task = run.trainer, run.trainer.method, assemble.task(cfg, None)
     batches = run.loader.stream(0)
-    batch = to_device(next(batches))
+    arrays = next(batches)
+    batch = to_device(arrays)
 
     def forward() -> None:
         method.begin(0, cfg.train.seed, 0)
@@ -128,17 +133,18 @@ def measure(cfg: Config, steps: int, warmup: int) -> dict[str, Any]:
         sum(method.losses(phase, prepared).values()).item()  # waits for the device
 
     def inference() -> None:
-        with run.trainer.evaluating() as nets:
-            outputs = task.run(nets, method.prepare(batch))
+        with trainer.evaluating() as nets:
+            callables = {name: EagerNet(net, *assemble.statistics(cfg)) for name, net in nets.items()}
+            outputs = task.run(callables, on_device(task.inputs(arrays)))
             next(iter(outputs.values())).numpy()
 
     parts: dict[str, Callable[[], Any]] = {
         "load": lambda: next(batches),
         "forward": forward,
-        "update": lambda: run.trainer.update([batch] * cfg.train.accumulate),
+        "update": lambda: trainer.update([batch] * cfg.train.accumulate),
         "inference": inference,
     }
-    count, times = batch["image"].shape[0], {}
+    count, times = rows_of(arrays), {}
     for name, part in parts.items():
         images = count * (cfg.train.accumulate if name == "update" else 1)
         for _ in range(warmup):
@@ -149,7 +155,7 @@ def measure(cfg: Config, steps: int, warmup: int) -> dict[str, Any]:
     return {
         "config": cfg.path,
         "model": cfg.model.type,
-        "shape": list(batch["image"].shape),
+        "shape": list(next(array.shape for array in task.inputs(arrays).values())),
         "device": device,
         "machine": platform.machine(),
         "paddle": paddle.__version__,

@@ -20,9 +20,11 @@ def main(argv: Sequence[str]) -> int:
     if parsed is None:
         return 0
     cfg = recipe.resolved(parsed)
-    weights = recipe.weights_of(parsed, cfg)
+    recipe.start_paddle(cfg)
     from ppvision.engine import evaluate
+    from ppvision.predict.assemble import weights_of
 
+    weights = weights_of(cfg, recipe.weights_of(parsed))
     figures = evaluate(cfg, weights=weights, output=parsed.output_eval)
     if parsed.output_eval:
         write(parsed.output_eval, {"config": cfg.path, "weights": weights, "figures": figures})

@@ -22,12 +22,12 @@ def main(argv: Sequence[str]) -> int:
     if parsed.save_file and not parsed.save_file.endswith(".onnx"):
         raise UserError(f"{parsed.said['save_file']}: --save_file names the ONNX file, <folder>/<name>.onnx")
     cfg = recipe.resolved(parsed)
-    weights = recipe.weights_of(parsed, cfg)
+    weights = recipe.weights_of(parsed)
     folder = os.path.join(parsed.output_dir, cfg.name) if parsed.output_dir else parsed.save_dir
     formats = parsed.formats
     if parsed.save_file:
         folder, formats = folder or os.path.dirname(parsed.save_file) or ".", formats or ["paddle", "onnx"]
-    from ppvision.export import export
+    from ppvision.exporting import export
 
     export(cfg, weights=weights, save_dir=folder or recipe.run_folder(cfg, "export"), formats=formats)
     return 0

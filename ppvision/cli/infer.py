@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ppvision.cli import guarded
-from ppvision.cli.parser import Flag, Override, Parsed, help_text, parse_args
+from ppvision.cli.parser import Flag, Override, Parsed, extras_of, help_text, parse_args
+from ppvision.cli.tables import EXTRA, TRUST
 from ppvision.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ INFER = (
         metavar="NAME",
         group="benchmark",
     ),
+    EXTRA,
+    TRUST,
     Flag("--opts -o --opt --override", "overrides"),
 )
 
@@ -115,10 +118,14 @@ def main(argv: Sequence[str]) -> int:
     options = runtime_options(parsed)
     task_options = {} if parsed.threshold is None else {"draw_threshold": parsed.threshold}
 
-    from ppvision.predict.inputs import find_images
-    from ppvision.predict.predictor import Predictor, check_targets, deploy_file
-    from ppvision.predict.runtime import Runtime, check_runtime, choose_device
+    from ppvision.device import choose_device
+    from ppvision.predict.deployment import deploy_file, trust
+    from ppvision.predict.inputs import find_inputs
+    from ppvision.predict.predictor import Predictor
+    from ppvision.predict.runtime import Runtime, check_runtime
+    from ppvision.predict.saving import check_targets, suffixes_of
 
+    trust(*(parsed.trust or ()))
     if deploy_file(parsed.config) is None:
         if not os.path.isfile(parsed.config):
             raise UserError(f"{parsed.config}: no such file or folder; give the folder of an export")
@@ -126,7 +133,7 @@ def main(argv: Sequence[str]) -> int:
             f"{parsed.config}: not an export but a recipe or another file; run `ppvision export --config "
             f"{parsed.config} --model_path <weights> --save_dir <folder>` first and give --config <folder>"
         )
-    images = find_images(parsed.image_path)
+    images = find_inputs(parsed.image_path, suffixes_of(parsed.config))
     check_targets(images, parsed.save_dir or SAVE_DIR)
     check_runtime(choose_device(device), backend, Runtime(**options))
 
@@ -142,7 +149,7 @@ def main(argv: Sequence[str]) -> int:
 
     if "shape_file" in options and not os.path.exists(options["shape_file"]):
         collector = predictor()
-        for _ in collector.stream(images[:AUTO_TUNE_IMAGES]):
+        for _ in collector.stream(images[:AUTO_TUNE_IMAGES], **extras_of(parsed)):
             pass
         del collector  # Paddle writes the shapes when the session ends
         say(f"TensorRT shapes collected in {options['shape_file']}")
@@ -157,15 +164,18 @@ def main_onnx(argv: Sequence[str]) -> int:
     if not os.path.isfile(parsed.onnx_file):
         raise UserError(f"{parsed.onnx_file}: no such file")
 
-    from ppvision.predict.inputs import find_images
-    from ppvision.predict.predictor import Predictor, check_targets, onnx_name
+    from ppvision.predict.deployment import Deployment
+    from ppvision.predict.inputs import find_inputs
+    from ppvision.predict.predictor import Predictor
     from ppvision.predict.runtime import Runtime
+    from ppvision.predict.saving import check_targets, suffixes_of
 
-    images = find_images(parsed.img_path)
-    check_targets(images, parsed.save_dir or SAVE_DIR)
     folder, name = os.path.split(os.path.abspath(parsed.onnx_file))
-    if name != onnx_name(folder):
-        raise UserError(f"{parsed.onnx_file}: the deploy.yaml beside it describes {onnx_name(folder)}")
+    described = Deployment.read(os.path.join(folder, "deploy.yaml")).only.file(".onnx").name
+    if name != described:
+        raise UserError(f"{parsed.onnx_file}: the deploy.yaml beside it describes {described}")
+    images = find_inputs(parsed.img_path, suffixes_of(folder))
+    check_targets(images, parsed.save_dir or SAVE_DIR)
     runtime = Runtime(cpu_threads=parsed.cpu_threads)
     device = (parsed.device or "cpu").lower()
     predictor = Predictor(
@@ -176,15 +186,17 @@ def main_onnx(argv: Sequence[str]) -> int:
 
 def infer(predictor: Predictor, images: Sequence[Any], parsed: Parsed) -> int:
     """Predict, save, report."""
-    from ppvision.predict.predictor import save_results
+    from ppvision.predict.saving import save_results
 
+    extras = extras_of(parsed)
     if parsed.benchmark:
-        for _ in predictor.stream([images[0]] * (WARM_UP * predictor.batch_size)):
+        for _ in predictor.stream([images[0]] * (WARM_UP * predictor.batch_size), **extras):
             pass
         predictor.reset_timings()
     begin = time.perf_counter()
     save_dir = parsed.save_dir or SAVE_DIR
-    records = save_results(predictor, images, save_dir, overlay=parsed.save_images is not False)
+    overlay = parsed.save_images is not False
+    records = save_results(predictor, images, save_dir, overlay=overlay, extras=extras)
     if parsed.benchmark:
         for line in benchmark_block(predictor, len(records), time.perf_counter() - begin, parsed.model_name):
             say(line)
@@ -247,7 +259,8 @@ def benchmark_block(predictor: Predictor, num_images: int, seconds: float, model
 
     runtime, cpu = predictor.runtime, predictor.device == "cpu"
     paddle_backend = predictor.backend in ("paddle", "tensorrt")
-    shape = "x".join(map(str, predictor.input_shape[1:])) if min(predictor.input_shape[1:]) > 0 else "dynamic"
+    sides = predictor.input_shape[1:]
+    shape = "x".join(map(str, sides)) if sides and min(sides) > 0 else "dynamic"
     per_call = {key: 1000 * value / max(predictor.calls, 1) for key, value in predictor.timings.items()}
     gpu = None if cpu else round(paddle.device.cuda.max_memory_reserved() / 2**20, 1)
     return [

@@ -218,6 +218,21 @@ def recipe_overrides(parsed: Parsed, recipe: Any = None) -> list[Override]:
     return result
 
 
+def extras_of(parsed: Parsed) -> dict[str, Any]:
+    """What `--extra name=value` says; a value is read as in a recipe.
+
+    Raises:
+        UserError: no `=`.
+    """
+    extras = {}
+    for text in parsed.extra or ():
+        name, equals, value = unquoted(text).partition("=")
+        if not equals or not name:
+            raise UserError(f"--extra {text}: expected name=value")
+        extras[name] = parse_override(f"{name}={value}", "--extra").value
+    return extras
+
+
 def help_text(verb: str, about: str, table: Iterable[Flag]) -> str:
     """The `--help` of a verb from its table: groups, spellings, one line each."""
     table = [flag for flag in table if flag.help]

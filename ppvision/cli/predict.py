@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ppvision.cli import recipe
-from ppvision.cli.parser import Parsed
+from ppvision.cli.parser import Parsed, extras_of
 from ppvision.cli.tables import PREDICT
-from ppvision.config import Config
 from ppvision.errors import UserError
 
 ABOUT = "Results and pictures for images. Default weights: best_model of the run folder."
@@ -27,8 +26,9 @@ def main(argv: Sequence[str]) -> int:
     if not os.path.exists(image_path):
         raise UserError(f"predict: '{image_path}' does not exist")
     cfg = recipe.resolved(parsed)
-    weights, options = recipe.weights_of(parsed, cfg), run_options(parsed, cfg)
+    weights, options = recipe.weights_of(parsed), run_options(parsed)
     save_dir = parsed.save_dir or recipe.run_folder(cfg, "predictions")
+    recipe.start_paddle(cfg)
     from ppvision.predict import run
 
     records = run(cfg, image_path, save_dir, weights=weights, device=cfg.train.device, **options)
@@ -36,10 +36,10 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def run_options(parsed: Parsed, cfg: Config) -> dict[str, Any]:
-    """Arguments of `ppvision.predict.run`: the recipe's test-time augmentation, and what the flags add."""
-    options: dict[str, Any] = {k: getattr(cfg.eval, k) for k in ("flip", "flip_vertical", "scales", "slide")}
-    options |= {k: parsed.values[k] for k in ("batch_size", "draw_threshold") if k in parsed.values}
+def run_options(parsed: Parsed) -> dict[str, Any]:
+    """Arguments of `ppvision.predict.run`: what the flags add to the recipe."""
+    options: dict[str, Any] = {k: parsed.values[k] for k in ("batch_size", "draw_threshold") if k in parsed.values}
+    options["extras"] = extras_of(parsed)
     if parsed.save_threshold is not None:
         options["threshold"] = parsed.save_threshold
     if parsed.custom_color:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ppvision.cli.parser import Flag, Parsed, help_text, parse_args, recipe_overrides
 from ppvision.cli.tables import find_weights
 from ppvision.config import Config, Override, load
+from ppvision.threads import choose_threads, import_paddle
 
 
 def parse(verb: str, about: str, table: Sequence[Flag], argv: Sequence[str]) -> Parsed | None:
@@ -26,14 +27,21 @@ def resolved(parsed: Parsed, config: str | None = None) -> Config:
     return load(path, recipe_overrides(parsed, load(path, plain)))
 
 
+def start_paddle(cfg: Config) -> None:
+    """Import Paddle with the threads of the recipe. Comes before anything else that imports it.
+
+    Raises:
+        ModuleNotFoundError: Paddle is not installed.
+    """
+    choose_threads(cfg.train.threads)
+    import_paddle()
+
+
 def run_folder(cfg: Config, *parts: str) -> str:
-    """Default place of what a command writes: `output/<name of the recipe>/...`, or below an explicit run folder."""
+    """Default place of what a command writes, below the recipe's run folder; needs no Paddle."""
     return os.path.join(cfg.train.save_dir or os.path.join("output", cfg.name), *parts)
 
 
-def weights_of(parsed: Parsed, cfg: Config) -> str | None:
-    """The weight file of --model_path; else that of the run folder's best_model; None where there is none."""
-    if parsed.model_path:
-        return find_weights(parsed.model_path)
-    best = run_folder(cfg, "best_model")
-    return find_weights(best) if os.path.isdir(best) else None
+def weights_of(parsed: Parsed) -> str | None:
+    """The weight file of --model_path; None leaves the choice to `predict.assemble`."""
+    return find_weights(parsed.model_path) if parsed.model_path else None

@@ -116,6 +116,9 @@ DEVICE = [
     Flag("--device", help="cpu or gpu; default: gpu if usable", to=_device, opts="Global.device", metavar="cpu|gpu"),
     Flag("--use_gpu", bool, opts="use_gpu", to=lambda v, p, r: {"train.device": "gpu" if v else "cpu"}),
 ]
+THREADS = _rows(
+    "machine", Flag("--threads", int, "of the processor; default: usable cores / processes", "train.threads")
+)
 COMMON = [*_rows("recipe", CONFIG, OPTS), *_rows("machine", *DEVICE), *_rows("other", HELP)]
 WEIGHTS_OPTS = "weights pretrain_weights Global.pretrained_model"
 WEIGHTS = _rows(
@@ -140,6 +143,18 @@ FOREIGN = [  # of every verb
         refuse="the run folder has one layout; point your tool at output/<recipe>/best_model",
     ),
 ]
+EXTRA = Flag(
+    "--extra",
+    [str],
+    "what the task takes besides its input: source=face.jpg scale=2.5",
+    metavar="NAME=VALUE",
+)
+TRUST = Flag(
+    "--trust",
+    [str],
+    "modules of your own that an export may name; they are imported, so name only what you trust",
+    metavar="MODULE",
+)
 TTA = _rows(
     "test-time augmentation",
     Flag("--aug_eval --aug_pred", bool, "false switches the recipe's off", to=_augmented),
@@ -156,6 +171,7 @@ TTA = _rows(
 
 TRAIN = [
     *COMMON,
+    *THREADS,
     *_rows(
         "recipe",
         Flag(
@@ -260,6 +276,7 @@ TRAIN = [
 
 EVAL = [
     *COMMON,
+    *THREADS,
     *WEIGHTS,
     *_rows(
         "evaluation",
@@ -293,6 +310,7 @@ EVAL = [
 
 PREDICT = [
     *COMMON,
+    *THREADS,
     *WEIGHTS,
     *_rows(
         "input and output",
@@ -307,6 +325,7 @@ PREDICT = [
             metavar="DIR",
         ),
         Flag("--batch_size", int, "images per batch"),
+        EXTRA,
     ),
     *TTA,
     *_rows(
@@ -342,7 +361,7 @@ EXPORT = [
         Flag(
             "--input_shape",
             [int],
-            "fixed sides; -1 (default) is free",
+            "fixed sides of the picture; -1 (default) is free",
             to=_input_shape,
             opts="TestReader.inputs_def.image_shape Global.image_shape",
             metavar="N C H W",
@@ -351,7 +370,7 @@ EXPORT = [
             "--output_op",
             help="what ends the graph; default: the task's own",
             key="export.output_op",
-            choices=("argmax", "softmax", "detections", "none"),
+            metavar="NAME",
         ),
         Flag("--formats", [str], "files to write", "export.formats", choices=("paddle", "onnx", "pdmodel")),
     ),

@@ -18,6 +18,7 @@ def main(argv: Sequence[str]) -> int:
     if parsed is None:
         return 0
     cfg = recipe.resolved(parsed)
+    recipe.start_paddle(cfg)
     from ppvision.engine import train
 
     train(cfg)

@@ -128,7 +128,11 @@ class Config:
             need(fits, "eval.slide.stride", reason)
         shape = export.input_shape
         fits = len(shape) == 4 and shape[1] == 3 and all(side == -1 or side >= 1 for side in shape)
-        need(fits, "export.input_shape", f"is [N, 3, H, W], -1 where a side is free, got {shown(list(shape))}")
+        need(fits, "export.input_shape", f"is [N, 3, H, W], -1 where a side is free, got {shown(shape)}")
+        for name, shape in (export.shapes or {}).items():
+            fits = bool(shape) and all(side == -1 or side >= 1 for side in shape)
+            reason = f"lists the sides of an input, -1 where one is free, got {shown(shape)}"
+            need(fits, f"export.shapes.{name}", reason)
         need(bool(export.formats), "export.formats", "names no format (paddle, onnx, pdmodel)")
         stem = export.save_name
         plain = bool(stem.strip()) and not any(c in stem for c in "/\\\0") and stem not in (".", "..")

@@ -12,6 +12,7 @@ Count = Annotated[int, 1]
 NonNegative = Annotated[float, 0]
 Share = Annotated[float, 0, 1]
 Workers = Annotated[int, 0, 256]
+Threads = Annotated[int, 1, 1024]
 Triple = tuple[float, float, float]
 
 
@@ -44,6 +45,7 @@ class Train:
     ema: NonNegative | None = None  # decay of the moving average that is evaluated and saved, below 1
     seed: Annotated[int, 0, 2**63 - 1] = 0  # of everything random
     device: Literal["cpu", "gpu"] | None = None  # null: gpu if usable, else cpu
+    threads: Threads | None = None  # on a CPU; null: OMP_NUM_THREADS, else usable cores / processes
     save_interval: Count | None = None  # updates, or epochs where `epochs` counts; null: 1000 updates, 1 epoch
     keep: Count = 3  # checkpoints kept
     sync_bn: bool = False  # batch-norm statistics over all GPU processes
@@ -98,8 +100,9 @@ class Eval:
 class Export:
     """What export writes and how far it may deviate."""
 
-    input_shape: list[int] = field(default_factory=lambda: [-1, 3, -1, -1])  # N, C, H, W; -1 is free
-    output_op: Literal["argmax", "softmax", "detections", "none"] | None = None  # null: the task's own
+    input_shape: list[int] = field(default_factory=lambda: [-1, 3, -1, -1])  # N, C, H, W of the picture; -1 is free
+    shapes: dict[str, list[int]] | None = None  # of inputs by name, -1 is free; null: as the network declares them
+    output_op: str | None = None  # what ends the graph, one of the task's endings; null: its first
     formats: list[Literal["paddle", "onnx", "pdmodel"]] = field(
         default_factory=lambda: ["paddle", "onnx"]
     )  # what is written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import cv2
@@ -11,23 +12,39 @@ import numpy as np
 from ppvision.data import io
 from ppvision.data.fields import IGNORE
 from ppvision.data.index import PackedStrings
+from ppvision.data.inspection import Part, part_of
 from ppvision.errors import UserError, did_you_mean
 
 
 class Dataset:
     """Random access to samples on disk. A sub-class fills its index in `__init__` and keeps no object per sample.
 
+    All that the suite asks a data set for beyond its samples stands here with a default: nobody probes for it. An
+    object of another package becomes such a data set by `adapted`.
+
     Attributes:
         root: folder given by `data.root`.
         split: its part.
-        class_names: one per class, empty where there are no classes.
+        num_classes: K; 0 where there are no classes, or nobody knows how many.
+        class_names: one per class, empty where there are none.
         palette: uint8 [K,3] RGB, one colour per class.
-        num_classes: K.
+        ignore_index: class number that counts nowhere, neither in a loss nor in a metric; None where every label
+            counts.
+        category_ids: class -> id in the published file, for results in the file's own terms; None where classes are
+            numbered as published.
+        groups: one number per sample; shuffled training batches are of one group each. None: any samples together.
+        unit: what the histogram of `data check` counts: "pixels", "images", "boxes"; empty without classes.
     """
 
-    class_names: list[str] = []
-    palette: np.ndarray = np.zeros((0, 3), np.uint8)
+    root: str = ""
+    split: str = ""
     num_classes: int = 0
+    class_names: Sequence[str] = ()
+    palette: np.ndarray = np.zeros((0, 3), np.uint8)
+    ignore_index: int | None = None
+    category_ids: Sequence[int] | None = None
+    groups: np.ndarray | None = None
+    unit: str = ""
 
     def __init__(self, root: str, split: str):
         self.root, self.split = os.fspath(root), split
@@ -42,6 +59,17 @@ class Dataset:
     def splits(cls, root: str) -> list[str]:
         """Names of the splits found under `root`, for checking a data set whole."""
         raise NotImplementedError
+
+    @classmethod
+    def part(cls, root: str, split: str, **options: Any) -> Part:
+        """One split as `ppvision.data.check` reads it; the default reads its samples as training does.
+
+        Args:
+            root: folder of the data set.
+            split: one of `splits`.
+            options: further arguments of the class.
+        """
+        return part_of(cls(root, split, **options))
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -97,6 +125,47 @@ class Dataset:
             )
 
 
+PROMISES = ("root", "split", "num_classes", "class_names", "palette", "ignore_index", "category_ids", "groups", "unit")
+
+
+class _Adapted(Dataset):
+    """A data set of another package: its samples, and what it says of itself in our words."""
+
+    def __init__(self, foreign: Any):
+        self.foreign, self.ignore_index = foreign, IGNORE
+        for key in PROMISES:
+            value = getattr(foreign, key, None)
+            if value is not None:
+                setattr(self, key, value)
+        # Without names of its own a sample is known by its number.
+        self._name = getattr(foreign, "name", None)
+
+    def layout(self) -> str:
+        return f"what {type(self.foreign).__module__}.{type(self.foreign).__qualname__} reads"
+
+    def __len__(self) -> int:
+        return len(self.foreign)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.foreign[index]
+
+    def name(self, index: int) -> str:
+        return str(self._name(index)) if callable(self._name) else f"sample {index}"
+
+    def where(self, index: int) -> str:
+        return self.name(index)
+
+
+def adapted(dataset: Any) -> Dataset:
+    """`dataset` with all promises of `Dataset`: itself if it is one, else wrapped.
+
+    A class named by its dotted path needs `len()` and `[i] -> dict` only (`image` uint8 [H,W,3] and its targets, see
+    `fields`); `name(i)` and the attributes of `Dataset` are taken over where it has them under the same names. One that
+    says nothing of ignored labels is taken to mark them as the suite does (255).
+    """
+    return dataset if isinstance(dataset, Dataset) else _Adapted(dataset)
+
+
 class SegmentationDataset(Dataset):
     """Images with a map of class numbers each. Sub-classes set `images` and `labels` (paths below the root).
 
@@ -109,7 +178,8 @@ class SegmentationDataset(Dataset):
             occur.
     """
 
-    ignore_index = IGNORE
+    ignore_index: int = IGNORE
+    unit = "pixels"
     images: PackedStrings
     labels: PackedStrings
     table: np.ndarray | None = None
@@ -151,6 +221,13 @@ class SegmentationDataset(Dataset):
         """Which stored values are admitted, for the message about one that is not."""
         top = self.num_classes - 1
         return f"num_classes is {self.num_classes}, so 0..{top} and {self.ignore_index} (ignored) are allowed"
+
+    def without_image(self, folder: str, suffix: str) -> list[str]:
+        """Faults, for `part`: label files below `folder` that belong to no image of the data set."""
+        wanted = set(self.labels)
+        top = os.path.join(self.root, folder)
+        paths = sorted(os.path.join(d, f) for d, _, files in os.walk(top) for f in files if f.endswith(suffix))
+        return [f"{path}: label has no image" for path in paths if os.path.relpath(path, self.root) not in wanted]
 
     def _is_turned(self, index: int) -> bool:
         return io.orientation(io.read_bytes(self.name(index))) >= 5

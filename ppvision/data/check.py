@@ -4,80 +4,28 @@
 looks at what training cannot see from one sample: pictures that are in two splits, labels without an image, classes
 that never occur.
 
-A *fault* is something to mend (the command exits with 1), a *note* something to know. To add a format: one function
-`f(root, split, **options) -> Part` and a row in `FORMATS`. A `Part` says how many samples there are and how to
-inspect one.
+A *fault* is something to mend (the command exits with 1), a *note* something to know. A format is a row of `DATASETS`;
+its class says by `splits` what is there and by `part` how one split is read (`ppvision.data.base.Dataset`).
 """
 
 from __future__ import annotations
 
-import hashlib
+import importlib
 import json
 import os
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from io import BytesIO
-from itertools import islice
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from ppvision.data import io
-from ppvision.data.base import Dataset, SegmentationDataset, list_images
-from ppvision.data.formats.ade20k import Ade20k
-from ppvision.data.formats.cityscapes import Cityscapes
-from ppvision.data.formats.coco import Coco, Index, annotation_fault, default_table, outline_fault
-from ppvision.data.formats.idx import Idx
-from ppvision.data.formats.imagefolder import ImageFolder
-from ppvision.data.formats.images import Images
-from ppvision.data.formats.list_file import ListFile
-from ppvision.data.formats.seg_list import SegList
+from ppvision.data import DATASETS
+from ppvision.data.base import Dataset
+from ppvision.data.inspection import Finding, Part
 from ppvision.errors import UserError, did_you_mean
-
-MODES = {"1", "L", "I;16", "I;16B", "I", "RGB", "P"}  # of Pillow: what training takes as it is, colour or grey
-
-
-@dataclass
-class Finding:
-    """What one sample gave: `size` (height, width) of its image, `digest` of the image file's bytes, `histogram` of
-    its classes."""
-
-    size: tuple[int, int] | None = None
-    digest: bytes | None = None
-    histogram: np.ndarray | None = None
-    faults: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Part:
-    """One split as a format function describes it.
-
-    Attributes:
-        count: number of samples.
-        inspect: reads sample `i` and never raises for what is on the disk.
-        name: path of sample `i`'s image.
-        class_names: of the histogram.
-        unit: what the histogram counts.
-        faults: found without reading a sample: in lists, folders or tables.
-        notes: likewise.
-        categories: the file that lists the classes, and (id, name) of each; all splits must have the same.
-        source: which data this is; set by `check`.
-    """
-
-    count: int
-    inspect: Callable[[int], Finding]
-    name: Callable[[int], str]
-    class_names: Sequence[str] = ()
-    unit: str = ""
-    faults: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    categories: tuple[str, list[tuple[int, str]]] | None = None
-    source: tuple[Any, ...] = ()
 
 
 @dataclass
@@ -155,7 +103,7 @@ def check(
     """Read every sample of a data set.
 
     Args:
-        format: a key of `FORMATS`.
+        format: a key of `ppvision.data.DATASETS`.
         root: its folder.
         split: one split; None reads all that are found, and looks for images that are in two of them.
         workers: reading threads; default: two more than processors, at most 16.
@@ -209,29 +157,36 @@ def find_splits(format: str, root: str) -> list[str]:
     Raises:
         UserError: no such format or folder, or no split in it.
     """
-    _known(format)
+    dataset = dataset_class(format)
     if not os.path.isdir(root):
         raise UserError(f"data root '{root}' is not a folder")
-    names = FORMATS[format].splits(root)
+    names = dataset.splits(root)
     if not names:
         raise UserError(f"'{root}' holds no split of a data set in format '{format}'; is it another format?")
     return names
 
 
-def _known(format: str) -> None:
-    if format not in FORMATS:
+def dataset_class(format: str) -> type[Dataset]:
+    """The class that reads a format.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if format not in DATASETS:
         raise UserError(
-            f"no data format '{format}'{did_you_mean(format, FORMATS)} (there are: {', '.join(sorted(FORMATS))})"
+            f"no data format '{format}'{did_you_mean(format, DATASETS)} (there are: {', '.join(sorted(DATASETS))})"
         )
+    module, _, name = DATASETS[format].partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _check(jobs: Sequence[tuple[str, str, str, dict]], workers: int | None, progress: bool) -> CheckReport:
     started = time.monotonic()
     parts: dict[str, Part] = {}
     for format, root, split, options in jobs:
-        _known(format)
+        dataset = dataset_class(format)
         try:
-            part = FORMATS[format].part(root, split, **options)
+            part = dataset.part(root, split, **options)
         except TypeError as error:  # an option the format does not have
             raise UserError(f"data format '{format}': {error}") from None
         # The same split read twice with other options (clipped for training, not for evaluation) is no leakage.
@@ -304,228 +259,6 @@ def _in_order(pool: ThreadPoolExecutor, inspect: Callable[[int], Finding], count
             yield window.popleft().result()
     while window:
         yield window.popleft().result()
-
-
-def look_at_image(path: str, data: bytes) -> tuple[tuple[int, int], list[str], list[str]]:
-    """Size as a viewer shows it (EXIF applied), faults and notes of a picture's header.
-
-    Raises:
-        io.Unreadable: truncated, damaged or no image.
-    """
-    io.check_container(data)
-    try:
-        with Image.open(BytesIO(data)) as image:
-            (width, height), mode = image.size, image.mode
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise io.Unreadable("cannot be decoded (damaged, or not an image)") from None
-    turn = io.orientation(data)
-    faults = [] if mode in MODES else [f"{path}: image has channels {mode}; RGB or grey is expected"]
-    size = (width, height) if turn >= 5 else (height, width)
-    return size, faults, [] if turn == 1 else [f"EXIF orientation {turn}"]
-
-
-def read(path: str) -> bytes:
-    """The bytes of a file; raises `io.Unreadable`."""
-    return io.read_bytes(path)
-
-
-def of_dataset(dataset: Dataset, unit: str) -> Part:
-    """A part that reads samples as training does, through a dataset class."""
-    k = dataset.num_classes
-    maybe_unlabelled = getattr(dataset, "split", "") in ("test", "testing")
-
-    def inspect(i: int) -> Finding:
-        found, path = Finding(), dataset.name(i)
-        try:
-            data = read(path)
-            found.digest = hashlib.blake2b(data, digest_size=16).digest()
-            _, found.faults, turned = look_at_image(path, data)
-        except io.Unreadable:
-            turned = []  # the dataset says the same with the name of the list
-        try:
-            sample = dataset[i]
-        except UserError as error:
-            found.faults.append(str(error))
-            return found
-        found.size = sample["image"].shape[:2]
-        label = sample.get("label")
-        if isinstance(label, np.ndarray):
-            found.histogram = np.bincount(label.ravel(), minlength=256)[:k]
-            if not found.histogram.any() and not maybe_unlabelled:
-                found.faults.append(f"{dataset.files(i)['label']}: empty annotation, every pixel is ignored")
-            if turned:
-                found.notes.append(
-                    f"{path}: {turned[0]} is applied to the image but not to its label; look at the pair"
-                )
-        elif label is not None:
-            found.histogram = np.bincount([label], minlength=k)
-        return found
-
-    return Part(len(dataset), inspect, dataset.name, list(dataset.class_names), unit)
-
-
-def without_image(dataset: SegmentationDataset, folder: str, suffix: str) -> list[str]:
-    """Faults for label files below `folder` that belong to no image of the data set."""
-    wanted = set(dataset.labels)
-    root = os.path.join(dataset.root, folder)
-    names = sorted(os.path.join(d, f) for d, _, files in os.walk(root) for f in files if f.endswith(suffix))
-    return [f"{path}: label has no image" for path in names if os.path.relpath(path, dataset.root) not in wanted]
-
-
-def seg_list(root: str, split: str, **options: Any) -> Part:
-    try:
-        return of_dataset(SegList(root, split, **options), "pixels")
-    except UserError as error:
-        path = os.path.join(root, f"{split}.txt")
-        # A malformed line is a fault of the data; a missing list or class count is one of the command.
-        if str(error).startswith(f"{path}:"):
-            return Part(
-                0, lambda i: Finding(), str, faults=[f"{error} (the list cannot be read before this is mended)"]
-            )
-        raise
-
-
-def list_file(root: str, split: str, **options: Any) -> Part:
-    try:
-        return of_dataset(ListFile(root, split, **options), "images")
-    except UserError as error:
-        if str(error).startswith(f"{os.path.join(root, split)}.txt:"):  # see `seg_list`
-            return Part(
-                0, lambda i: Finding(), str, faults=[f"{error} (the list cannot be read before this is mended)"]
-            )
-        raise
-
-
-def idx(root: str, split: str, **options: Any) -> Part:
-    """The pictures have no files of their own, so they are told apart by their pixels."""
-    dataset = Idx(root, split, **options)
-
-    def inspect(i: int) -> Finding:
-        sample = dataset[i]
-        digest = hashlib.blake2b(sample["image"].tobytes(), digest_size=16).digest()
-        histogram = np.bincount([sample["label"]], minlength=dataset.num_classes)
-        return Finding(sample["image"].shape[:2], digest, histogram)
-
-    return Part(len(dataset), inspect, dataset.name, list(dataset.class_names), "images")
-
-
-def cityscapes(root: str, split: str, **options: Any) -> Part:
-    dataset = Cityscapes(root, split, **options)
-    part = of_dataset(dataset, "pixels")
-    part.faults += without_image(dataset, os.path.join("gtFine", split), f"_gtFine_{dataset.kind}.png")
-    return part
-
-
-def ade20k(root: str, split: str, **options: Any) -> Part:
-    dataset = Ade20k(root, split, **options)
-    part = of_dataset(dataset, "pixels")
-    part.faults += without_image(dataset, os.path.join("annotations", dataset.split), ".png")
-    return part
-
-
-def imagefolder(root: str, split: str, **options: Any) -> Part:
-    part = of_dataset(ImageFolder(root, split, **options), "images")
-    for name in sorted(os.listdir(os.path.join(root, split))):
-        folder = os.path.join(root, split, name)
-        if os.path.isdir(folder) and not list_images(folder):
-            part.notes.append(f"{folder}: class folder without images")
-    return part
-
-
-def images(root: str, split: str = "", **options: Any) -> Part:
-    return of_dataset(Images(root, split, **options), "")
-
-
-def coco(root: str, split: str, **options: Any) -> Part:
-    """Boxes. The table is looked at whole, so that one bad entry does not hide the next."""
-    relative = options.get("annotations") or default_table(split)
-    table, folder = os.path.join(root, relative), options.get("images")
-    folder = os.path.join(root, split if folder is None else folder)
-    if not os.path.isfile(table):
-        raise UserError(
-            f"{table} does not exist; a coco data set is annotations/instances_{{split}}.json and {{split}}/"
-        )
-    faults: list[str] = []
-    index = Index(table, faults.append)
-    if options and not faults:
-        Coco(root, split, **options)  # refuses options that do not fit the file
-    dropped = options.get("bad_boxes") == "drop"
-    rows = np.argsort(index.image_of, kind="stable")
-    offsets = np.searchsorted(index.image_of[rows], np.arange(len(index.image_ids) + 1))
-    empty = int((np.diff(offsets) == 0).sum())
-    notes = [f"{split}: {empty} images have no annotation"] if empty else []
-    faults += [f"{table}: {n} images are called '{name}'" for name, n in Counter(index.names).items() if n > 1 and name]
-    names = list(index.category_names)
-    faults += [f"{table}: {n} categories are called '{name}'" for name, n in Counter(names).items() if n > 1]
-
-    def path_of(i: int) -> str:
-        return os.path.join(folder, index.names[i])
-
-    def inspect(i: int) -> Finding:
-        name, declared, path = index.names[i], tuple(index.sizes[i].tolist()), path_of(i)
-        own = rows[offsets[i] : offsets[i + 1]]
-        found = Finding(histogram=np.bincount(index.category_of[own], minlength=len(names)))
-        if not name:  # the entry cannot be used, which is a fault already
-            return found
-        try:
-            data = read(path)
-            found.digest = hashlib.blake2b(data, digest_size=16).digest()
-            found.size, found.faults, turned = look_at_image(path, data)
-            io.decode_image(data)
-            if declared != found.size:
-                h, w = found.size
-                why = f" ({turned[0]} applied)" if turned and declared == (w, h) else ""
-                found.faults.append(f"{path}: image is {h}x{w}{why} but {table} says {declared[0]}x{declared[1]}")
-            elif turned:
-                found.notes.append(f"{path}: {turned[0]} is applied to the image, not to its boxes; look at the pair")
-        except io.Unreadable as error:
-            found.faults.append(f"{path}: image {error}")
-        if len(own):
-            with open(table, "rb") as file:
-                for start, length in index.spans[own].tolist():
-                    file.seek(start)
-                    entry = json.loads(file.read(length))
-                    here = f"{table}: annotation {entry['id']} of '{name}'"
-                    problem = annotation_fault(entry, found.size or declared)
-                    if problem:
-                        (found.notes if dropped else found.faults).append(f"{here}: {problem}")
-                    elif entry.get("segmentation"):
-                        found.notes += [f"{here}: {what}" for what in outline_fault(entry["segmentation"], declared)]
-        return found
-
-    part = Part(len(index.image_ids), inspect, path_of, names, "boxes", faults, notes)
-    part.categories = (table, sorted(zip(index.category_ids.tolist(), names, strict=True)))
-    return part
-
-
-def _lists(root: str) -> list[str]:
-    """Lists of pairs below `root`: text files with an image's name near their beginning, which a README has not."""
-
-    def is_list(name: str) -> bool:
-        with open(os.path.join(root, f"{name}.txt"), encoding="utf-8-sig", errors="surrogateescape") as file:
-            return any(io.is_image(word.strip(",;")) for line in islice(file, 100) for word in line.split())
-
-    return [name for name in SegList.splits(root) if is_list(name)]
-
-
-@dataclass(frozen=True)
-class Format:
-    """How a format is checked: `splits(root)` names what is there, `part(root, split, **options)` describes one."""
-
-    splits: Callable[[str], list[str]]
-    part: Callable[..., Part]
-
-
-FORMATS: dict[str, Format] = {
-    "ade20k": Format(Ade20k.splits, ade20k),
-    "cityscapes": Format(Cityscapes.splits, cityscapes),
-    "coco": Format(Coco.splits, coco),
-    "imagefolder": Format(ImageFolder.splits, imagefolder),
-    "images": Format(Images.splits, images),
-    "seg_list": Format(_lists, seg_list),
-    "list_file": Format(ListFile.splits, list_file),
-    "idx": Format(Idx.splits, idx),
-}
 
 
 def _span(span: tuple[int, int]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ppvision.data.fields import IGNORE, ROWS, is_map, is_picture, start
+from ppvision.data.fields import IGNORE, field_of, is_picture, start
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -17,12 +17,12 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         samples: at least one; all with the same keys.
 
     Returns:
-        `image` (and `image_*`) uint8 [B,H,W,3], padded with 0; `valid` bool [B,H,W], True on each sample's `inner`
-        area; `canvas` int32 [B,2], each image's size before it was padded to the batch; `label` [B,H,W] padded with
-        255, or int64 [B]; `size` and `inner` int32 [B,2]; `geometry` float64 [B,3,3]; `index` int64 [B]; `name`
-        list[str]; `boxes`, `classes`, `crowd`, `areas` concatenated with `boxes_offsets` int64 [B+1] (likewise
-        `keypoints`, `points`); `target` list[dict]. Any other key is stacked, numbers as one array, arrays along a new
-        first axis.
+        `image` (and `image_*`) uint8 [B,H,W,3], padded with 0; `crop_*` [B,h,w,3], each key to a size of its own;
+        `valid` bool [B,H,W], True on each sample's `inner` area; `canvas` int32 [B,2], each image's size before it was
+        padded to the batch; `label` [B,H,W] padded with 255, or int64 [B]; `size` and `inner` int32 [B,2]; `geometry`
+        float64 [B,3,3]; `index` int64 [B]; `name` list[str]; `boxes`, `classes`, `crowd`, `areas` concatenated with
+        `boxes_offsets` int64 [B+1] (likewise `keypoints`, `points`); `target` list[dict]. Any other key is stacked,
+        numbers as one array, arrays along a new first axis.
 
     Raises:
         ValueError: samples differ in keys, or an array that should be stacked differs in shape; the sample is named.
@@ -52,17 +52,19 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
             batch["valid"][i, :h, :w] = True
     for key in keys:
         values = [s[key] for s in samples]
-        if is_picture(key):
-            batch[key] = _pad(values, height, width, 0)
-        elif is_map(key, values[0]):
-            batch[key] = _pad(values, height, width, IGNORE)
-        elif key in ROWS:
+        field = field_of(key, values[0])
+        if field.collate == "canvas":
+            batch[key] = _pad(values, height, width, 0 if field.picture else IGNORE)
+        elif field.collate == "own":
+            sides = [max(v.shape[axis] for v in values) for axis in (0, 1)]
+            batch[key] = _pad(values, *sides, 0)
+        elif field.collate == "rows":
             batch[key] = np.concatenate(values)
-            if key == ROWS[key]:
+            if key == field.group:
                 batch[f"{key}_offsets"] = np.cumsum([0, *(len(v) for v in values)], dtype=np.int64)
-        elif key in ("size", "inner"):
+        elif field.collate == "record":
             batch[key] = np.asarray(values, np.int32)
-        elif key in ("name", "target") or isinstance(values[0], (str, dict)):
+        elif field.collate == "list" or isinstance(values[0], (str, dict)):
             batch[key] = values
         else:
             batch[key] = _stack(key, values, samples)
@@ -82,7 +84,7 @@ def _stack(key: str, values: list[Any], samples: Sequence[dict[str, Any]]) -> np
         if array.shape != arrays[0].shape:
             raise ValueError(
                 f"{_name(sample)}: '{key}' has shape {array.shape}, the first of the batch {arrays[0].shape}; "
-                "a ragged key belongs in ppvision.data.fields.ROWS"
+                "a ragged key needs a line in ppvision.data.fields.FIELDS"
             )
     out = np.stack(arrays)
     return out.astype(np.int64) if out.dtype.kind in "iu" and out.ndim == 1 else out
@@ -90,3 +92,28 @@ def _stack(key: str, values: list[Any], samples: Sequence[dict[str, Any]]) -> np
 
 def _name(sample: dict[str, Any]) -> str:
     return str(sample.get("name", sample.get("index", "sample")))
+
+
+def rows_of(batch: dict[str, Any]) -> int:
+    """How many samples a batch has, whatever they are made of."""
+    for key, value in batch.items():
+        if key.endswith("_offsets"):
+            return len(value) - 1
+        if field_of(key).collate != "rows":
+            return len(value)
+    raise ValueError("an empty batch")
+
+
+def select(batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """The batch of the samples `rows`, in that order; ragged rows are cut by their offsets."""
+    part: dict[str, Any] = {}
+    for key, value in batch.items():
+        field = field_of(key.removesuffix("_offsets"))
+        if key.endswith("_offsets"):
+            part[key] = np.cumsum([0, *(value[i + 1] - value[i] for i in rows)], dtype=np.int64)
+        elif field.collate == "rows":
+            offsets = batch[f"{field.group}_offsets"]
+            part[key] = np.concatenate([value[offsets[i] : offsets[i + 1]] for i in rows])
+        else:
+            part[key] = [value[i] for i in rows] if isinstance(value, list) else value[list(rows)]
+    return part

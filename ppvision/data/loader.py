@@ -31,6 +31,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ppvision.data.base import adapted
 from ppvision.data.collate import collate
 from ppvision.data.fields import targets
 from ppvision.data.sampler import Order, generator
@@ -52,8 +53,7 @@ class Loader:
     """Batches of a data set.
 
     Args:
-        dataset: `len()`, `[i] -> dict`, `name(i)`; where it has `groups` (one number per sample), shuffled training
-            batches are of one group each.
+        dataset: a `Dataset`, or what `ppvision.data.base.adapted` makes one of: `len()` and `[i] -> dict`.
         transform: called with (sample, generator); None for none. A `Compose`, usually.
         batch_size: samples per batch and rank.
         shuffle: permute every pass.
@@ -96,11 +96,11 @@ class Loader:
             raise UserError(
                 f"batch_size {batch_size} is more than workers are sent at once ({_MAX_BATCH}); set data.workers=0"
             )
-        self.dataset = dataset
+        self.dataset = adapted(dataset)
         self.transform = transform if isinstance(transform, Compose) else Compose([transform] if transform else [])
         self.workers, self.seed, self.skip_bad, self.keep_target = workers, seed, skip_bad, keep_target
         self.order = Order(
-            len(dataset),
+            len(self.dataset),
             batch_size,
             shuffle=shuffle,
             seed=seed,
@@ -108,7 +108,7 @@ class Loader:
             world_size=world_size,
             drop_last=drop_last,
             repeats=repeats,
-            groups=getattr(dataset, "groups", None),
+            groups=self.dataset.groups,
         )
         self.bad: dict[int, str] = {}
 
@@ -336,6 +336,7 @@ def _work(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()  # a collection would write to every inherited object, and so copy every inherited page
+    os.environ["OMP_NUM_THREADS"] = "1"  # for what a data set loads here; the trainer's threads are not for workers
     cv2.setNumThreads(0)
     for inherited in parents:
         inherited.close()

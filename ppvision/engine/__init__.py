@@ -21,7 +21,7 @@ SCHEDULES: dict[str, str] = {
     "step": "ppvision.engine.schedule:Step",
 }
 
-_PUBLIC = {"train": "run", "evaluate": "run", "Trainer": "trainer"}
+_PUBLIC = {"train": "run", "evaluate": "evaluation", "Trainer": "trainer"}
 
 
 def __getattr__(name: str) -> Any:

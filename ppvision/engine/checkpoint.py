@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -32,6 +31,7 @@ import paddle
 
 from ppvision import weights
 from ppvision.errors import RunError, UserError
+from ppvision.files import new_folder, remove, sha256
 
 STEP = re.compile(r"iter_(\d+)")
 SUMS = "SHA256SUMS"
@@ -76,22 +76,17 @@ def save(
     Raises:
         RunError: the disk is full; earlier checkpoints are intact.
     """
-    target, aside = run_dir / f"iter_{step}", run_dir / f".writing_iter_{step}"
-    shutil.rmtree(aside, ignore_errors=True)
+    target = run_dir / f"iter_{step}"
     try:
-        aside.mkdir(parents=True)
-        for name, arrays in files.items():
-            paddle.save(dict(arrays), str(aside / name))
-        for name, text in (texts or {}).items():
-            (aside / name).write_text(text)
-        (aside / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
-        lines = [f"{_sha256(p)}  {p.name}\n" for p in sorted(aside.iterdir())]
-        (aside / SUMS).write_text("".join(lines))
-        for path in aside.iterdir():
-            _sync(path)
-        _sync(aside)
+        with new_folder(target) as aside:
+            for name, arrays in files.items():
+                paddle.save(dict(arrays), str(aside / name))
+            for name, text in (texts or {}).items():
+                (aside / name).write_text(text)
+            (aside / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
+            lines = [f"{sha256(p)}  {p.name}\n" for p in sorted(aside.iterdir())]
+            (aside / SUMS).write_text("".join(lines))
     except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise RunError(f"{target}: cannot be saved ({(error.strerror or str(error)).lower()})") from error
         previous = steps(run_dir)
@@ -99,10 +94,6 @@ def save(
         raise RunError(
             f"{target}: no space left while saving; {kept}. Free space and continue with --resume"
         ) from error
-    if target.exists():
-        remove(target)
-    os.replace(aside, target)
-    _sync(run_dir)
     if best_step is not None:
         link(run_dir, "best_model", best_step)
     link(run_dir, "latest", step)
@@ -142,18 +133,8 @@ def rewind(run_dir: Path, step: int) -> None:
 
 def bring(source: Path, run_dir: Path) -> None:
     """Copy a step folder of another run, so that a kill leaves all of it or nothing."""
-    aside = run_dir / f".writing_{source.name}"
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside)
-    os.replace(aside, run_dir / source.name)
-
-
-def remove(folder: Path) -> None:
-    """Delete a step folder so that a kill leaves it whole or gone: renamed first, then emptied."""
-    aside = folder.with_name(f".removing_{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    os.replace(folder, aside)
-    shutil.rmtree(aside)
+    with new_folder(run_dir / source.name) as aside:
+        shutil.copytree(source, aside, dirs_exist_ok=True)
 
 
 def sweep(run_dir: Path) -> None:
@@ -181,7 +162,7 @@ def fault(folder: Path) -> str | None:
         path = folder / name
         if not path.is_file():
             return f"{path}: is missing"
-        if _sha256(path) != digest:
+        if sha256(path) != digest:
             return f"{path}: sha256 differs from {SUMS}"
         listed.add(name)
     if "state.json" not in listed:
@@ -264,19 +245,3 @@ def clear(run_dir: Path) -> None:
         elif path.is_dir():
             shutil.rmtree(path)
     sweep(run_dir)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,10 +16,11 @@ from ppvision.config import Component, Config, load, resolve
 from ppvision.config.component import schema
 from ppvision.config.tree import leaves
 from ppvision.errors import UserError
+from ppvision.threads import KERNELS, THREADS
 
-__all__ = ["check_continuity", "differences"]
+__all__ = ["check_arithmetic", "check_continuity", "differences"]
 
-NO_MATTER = ("train.resume", "train.overwrite", "train.save_dir", "train.profiler", "model.weights")
+NO_MATTER = ("train.resume", "train.overwrite", "train.save_dir", "train.profiler", "train.threads", "model.weights")
 HARMLESS = (
     "log",
     "eval",
@@ -84,6 +85,29 @@ def check_continuity(
         stretch = {"train.iters", "train.epochs"} & set(harmless)
         more = "; the schedule now spans the new length" if stretch and cfg.schedule.type != "constant" else ""
         warn(f"{folder} was made with {_shown(harmless)}{more}")
+
+
+def check_arithmetic(
+    state: Mapping[str, Any], folder: Path, now: tuple[int, str | None], warn: Callable[[str], None]
+) -> None:
+    """Compare what a CPU computed a checkpoint with, which decides the last bits of every sum, with what it computes
+    with now. A checkpoint that does not say passes.
+
+    Args:
+        state: of the checkpoint.
+        folder: of the checkpoint.
+        now: threads and MKL kernels in force (`ppvision.threads.in_force`).
+        warn: called with one line where they differ.
+    """
+    if "threads" not in state or "kernels" not in state:
+        return
+    before = (state["threads"], state["kernels"])
+    if before != now:
+        was, ours = (f"{THREADS}={threads} {KERNELS}={kernels or ''}" for threads, kernels in (before, now))
+        warn(
+            f"{folder} was made with {was} (now {ours}): the run goes on, but not bit for bit; "
+            f"for that set {was} before the start (or --threads {before[0]})"
+        )
 
 
 def _shown(changes: Mapping[str, tuple[Any, Any]]) -> str:

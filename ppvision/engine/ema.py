@@ -1,4 +1,6 @@
-"""Exponential moving average of what is deployed: every floating entry, batch-norm statistics included."""
+"""Exponential moving average (EMA) of what a Method trains and deploys: every floating entry, batch-norm statistics
+included.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ class Average:
     the start counts little. Integer entries follow the weights.
 
     Args:
-        layers: the deployables, by name.
+        layers: what `Method.averaged` gives, by name.
         decay: of the average, below 1.
     """
 
@@ -41,7 +43,7 @@ class Average:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The deployables hold the average inside this context and their own weights after it."""
+        """The layers hold the average inside this context and their own weights after it."""
         kept = {k: t.detach().clone() for k, t in self._live.items()}
         try:
             for key, live in self._live.items():
@@ -52,13 +54,13 @@ class Average:
                 live.set_value(kept[key])
 
     def state(self) -> dict[str, np.ndarray]:
-        """The averages, by `<deployable>.<key>`."""
+        """The averages, by `<layer>.<key>`."""
         return {k: t.numpy() for k, t in self._mean.items()}
 
     def load(self, state: Mapping[str, np.ndarray], updates: int) -> None:
         """Put a `state` back."""
-        for key, value in state.items():
-            self._mean[key].set_value(value)
+        for key, mean in self._mean.items():
+            mean.set_value(state[key])
         self.updates = updates
 
 

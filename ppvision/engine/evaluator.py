@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import paddle
 
-from ppvision.data.batch import normalise, to_device
+from ppvision.data.batch import to_device
+from ppvision.data.collate import select
+from ppvision.data.fields import field_of, is_normalised
 from ppvision.engine import distributed
 from ppvision.errors import UserError
 from ppvision.methods.base import Method
 from ppvision.metrics.base import Metric
+from ppvision.predict.nets import EagerNet, on_device
 from ppvision.predict.tasks.base import Task
 
 
@@ -61,8 +64,8 @@ class Evaluator:
     ) -> dict[str, float]:
         """Figures of the networks, which must be in eval mode.
 
-        Images of one batch that differ in size are judged apart, as the Predictor does it: a network that looks at the
-        whole image would see the padding, and the figure would depend on the batch size.
+        Samples of one batch whose pictures differ in size are judged apart, as the Predictor does it: a network that
+        looks at the whole image would see the padding, and the figure would depend on the batch size.
 
         Args:
             nets: the deployables.
@@ -72,6 +75,7 @@ class Evaluator:
         for metric, empty in zip(self.metrics, self._empty, strict=True):
             metric.load(empty)
         self.first, batches = None, self.loader
+        callables = {name: EagerNet(layer, self.mean, self.std) for name, layer in nets.items()}
         if progress and sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -81,38 +85,42 @@ class Evaluator:
                 if stop is not None and stop():
                     return {}
                 for part in by_size(batch):
-                    part = to_device(part)
-                    self.first = part if self.first is None else self.first
-                    results = {kind: self._judged(kind, nets, part) for kind in {m.judges for m in self.metrics}}
+                    self.first = to_device(part) if self.first is None else self.first
+                    results = {kind: self._judged(kind, callables, part) for kind in {m.judges for m in self.metrics}}
                     for metric in self.metrics:
                         metric.update(results[metric.judges], part["target"])
         for metric in self.metrics:
             metric.load(metric.merge(distributed.gather(metric.state())))
         return self.figures()
 
-    def _judged(self, kind: str, nets: Mapping[str, Any], batch: dict[str, Any]) -> list[Any]:
-        """What metrics of a kind are given, one entry per image."""
+    def _judged(self, kind: str, nets: Mapping[str, EagerNet], batch: dict[str, Any]) -> list[Any]:
+        """What metrics of a kind are given, one entry per sample."""
         if kind == "losses":
-            terms = {k: v.astype("float32").numpy().tolist() for k, v in self.method.validate(batch).items()}
+            losses = self.method.validate(to_device(batch))
+            terms = {k: v.astype("float32").numpy().tolist() for k, v in losses.items()}
             return [dict(zip(terms, values, strict=True)) for values in zip(*terms.values(), strict=True)]
-        batch = normalise(batch, self.mean, self.std)
-        return self.task.results(self.task.run(nets, batch), batch)
+        outputs = self.task.run(nets, on_device(self.task.inputs(batch)))
+        return self.task.results(outputs, batch)
 
 
 def by_size(batch: dict[str, Any]) -> list[dict[str, Any]]:
-    """A batch cut into batches of images of one size, without what collate padded; itself when all are of one size.
-
-    Only per-image keys are cut; a batch with ragged rows (boxes, points) stays whole, its task reads `valid`.
-    """
+    """A batch cut into batches of pictures of one size, without what collate padded; itself when all are of one size
+    or there are no pictures."""
     canvas = batch.get("canvas")
-    if canvas is None or len({tuple(c) for c in canvas.tolist()}) == 1 or any(k.endswith("_offsets") for k in batch):
+    if canvas is None or len({tuple(c) for c in canvas.tolist()}) == 1:
         return [batch]
     groups: dict[tuple[int, int], list[int]] = {}
     for i, size in enumerate(canvas.tolist()):
         groups.setdefault(tuple(size), []).append(i)
-    maps = [k for k, v in batch.items() if isinstance(v, np.ndarray) and v.shape[1:3] == batch["valid"].shape[1:3]]
+    maps = [key for key, value in batch.items() if key == "valid" or _is_map(key, value, batch["valid"])]
     parts = []
     for (height, width), rows in groups.items():
-        part = {k: [v[i] for i in rows] if isinstance(v, list) else v[rows] for k, v in batch.items()}
-        parts.append(part | {k: part[k][:, :height, :width] for k in maps})
+        part = select(batch, rows)
+        parts.append(part | {key: part[key][:, :height, :width] for key in maps})
     return parts
+
+
+def _is_map(key: str, value: Any, valid: np.ndarray) -> bool:
+    """Whether a key of a batch was padded to the canvas of the images."""
+    shared = field_of(key).collate == "canvas" or not is_normalised(key)
+    return shared and isinstance(value, np.ndarray) and value.shape[1:3] == valid.shape[1:3]

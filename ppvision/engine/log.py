@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ppvision.engine import distributed
 from ppvision.errors import UserError
 from ppvision.predict.drawing import write_image
 
@@ -38,6 +39,12 @@ def clock(seconds: float) -> str:
 def stamped(message: str) -> str:
     """A line with the time, as the Paddle suites write it."""
     return f"[{time.strftime('%Y/%m/%d %H:%M:%S')}] INFO: {message}"
+
+
+def warn(line: str) -> None:
+    """What is worth telling before a run has its log, once for all ranks."""
+    if distributed.rank() == 0:
+        print(f"warning: {line}", flush=True)
 
 
 class RunLog:
@@ -81,6 +88,10 @@ class RunLog:
                 self._bar.write(line, file=sys.stdout)
             else:
                 print(line, flush=True)
+
+    def warn(self, line: str) -> None:
+        """What is worth telling."""
+        self.info(f"warning: {line}")
 
     def record(self, kind: str, step: int, **values: Any) -> None:
         """One line of `log.jsonl`; wall-clock figures belong under `time`."""

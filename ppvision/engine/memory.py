@@ -20,9 +20,10 @@ import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
+from ppvision.engine.recompute import sublayer
 from ppvision.engine.sharding import owners
-from ppvision.engine.trainer import sublayer
 from ppvision.errors import UserError
+from ppvision.models.network import inputs_of
 from ppvision.models.profile import operations
 
 ACCUMULATORS = {"sgd": 0, "momentum": 1, "lars": 1, "adam": 2, "adamw": 2}  # arrays of a parameter's size, float32
@@ -48,7 +49,7 @@ class Plan:
         optimizer: accumulators, and master weights under O2; the largest share of any process if divided.
         average: the moving average of the deployables and the copy that is put aside while it is evaluated.
         activations: of one micro-batch.
-        images: of one micro-batch, as the network gets them.
+        images: what goes into the networks with one micro-batch.
     """
 
     weights: int
@@ -109,24 +110,43 @@ def plan(
     graph = method.training_graph() if hasattr(method, "training_graph") else None
     layers = [graph] if graph is not None else list(nets.values())
     blocks = [sublayer(n, b) for n in nets.values() for b in getattr(n, "recompute_blocks", ())] if recompute else []
-    elements = sum(activations(layer, (1, 3, *size), blocks) for layer in layers)
-    image = batch_size * 3 * size[0] * size[1]
+    elements = sum(traced(layer, [spec for _, spec in _inputs(layer, size)], blocks) for layer in layers)
+    given = {name: spec for net in nets.values() for name, spec in _inputs(net, size)}
+    # pictures are uint8 as they come and float32 as they are used
+    sizes = [math.prod(spec.shape) * (5 if len(spec.shape) == 4 else 4) for spec in given.values()]
     return Plan(
         weights=weights,
         gradients=sum(int(p.size) for p in trained.values()) * half,
         optimizer=max(shares) * copies * 4,
         average=2 * sum(int(t.size) * 4 for n in nets.values() for t in n.state_dict().values()) if ema else 0,
         activations=elements * batch_size * (4 if amp == "O0" else 2),
-        images=image * 5,  # uint8 as it comes, float32 as it is used
+        images=batch_size * sum(sizes),
     )
 
 
 def activations(layer: nn.Layer, shape: Sequence[int], recomputed: Sequence[nn.Layer] = ()) -> int:
-    """Elements that the forward pass of a picture of `shape` leaves for backward.
+    """Elements that the forward pass of a picture of `shape`, batch axis included, leaves for backward; see
+    `traced`."""
+    return traced(layer, [InputSpec(list(shape), "float32")], recomputed)
+
+
+def _inputs(layer: nn.Layer, size: tuple[int, int]) -> list[tuple[str, InputSpec]]:
+    """What a layer must be given for one sample whose picture is of `size`; free sides of other inputs are 16 long."""
+    free = {"B": 1, "H": size[0], "W": size[1]}
+    found = []
+    for name, spec in inputs_of(layer).items():
+        if not spec.optional:
+            shape = [free.get(side, 16) if isinstance(side, str) else side for side in spec.shape]
+            found.append((name, InputSpec(shape, spec.dtype, name)))
+    return found
+
+
+def traced(layer: nn.Layer, specs: Sequence[InputSpec], recomputed: Sequence[nn.Layer] = ()) -> int:
+    """Elements that a forward pass leaves for backward.
 
     Args:
-        layer: from picture to outputs.
-        shape: of the picture, batch axis included.
+        layer: from inputs to outputs.
+        specs: of its inputs, with fixed sides.
         recomputed: blocks of which only the inputs stay, and of one at a time everything.
     """
     inputs: dict[int, list[Any]] = {}  # as nested as the block takes them
@@ -135,7 +155,7 @@ def activations(layer: nn.Layer, shape: Sequence[int], recomputed: Sequence[nn.L
         for block in recomputed
     ]
     try:
-        total = _elements(layer, [InputSpec(list(shape), "float32")])
+        total = _elements(layer, list(specs))
     finally:
         for hook in hooks:
             hook.remove()

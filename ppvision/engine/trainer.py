@@ -1,9 +1,10 @@
 """One update of any Method: its due phases, each an optimizer step over the micro-batches.
 
-Order within a phase: freeze the other groups, copy the buffers, sum the denominators over micro-batches and ranks,
-then per micro-batch forward under AMP, check the loss, back-propagate; average gradients over ranks, unscale, check
-the norm, clip, step, clear. A non-finite loss or norm on any rank restores the buffers on all and skips the rest of
-the update: `relu(nan)` is 0, so weights and scores can look sane while batch-norm statistics are already ruined.
+A phase is: freeze the other groups; sum the denominators over micro-batches and ranks; per micro-batch forward under
+AMP, check the loss, backward; average the gradients over the ranks; unscale, check the norm, clip, step. What is not
+finite on any rank is a `Fault` on all of them, and undone in one place: batch-norm statistics go back to where they
+were, gradients are forgotten, the rest of the update is skipped. Statistics matter as much as weights: `relu(nan)` is
+0, so weights and scores can look sane while they are already ruined.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,68 +20,17 @@ from paddle import Tensor
 
 from ppvision.engine import distributed
 from ppvision.engine.ema import Average
-from ppvision.engine.optimizer import load_optimizer_state, optimizer_state, trainable
-from ppvision.engine.schedule import Schedule
-from ppvision.engine.sharding import Sharded
+from ppvision.engine.fault import Fault
+from ppvision.engine.group import Group, MakeGroup, make_groups
+from ppvision.engine.optimizer import load_optimizer_state, optimizer_state
+from ppvision.engine.recompute import enable_recompute
+from ppvision.engine.scaler import LossScaler
 from ppvision.errors import RunError, UserError
 from ppvision.methods.base import Method, Phase
 
 
-@dataclass
-class Group:
-    """What one optimizer trains."""
-
-    parameters: dict[str, Tensor]
-    optimizer: paddle.optimizer.Optimizer
-    schedule: Schedule
-    sharded: Sharded | None = None
-
-    @property
-    def stepped(self) -> dict[str, Tensor]:
-        """The parameters whose optimizer state is on this rank."""
-        return self.parameters if self.sharded is None else self.sharded.own
-
-    def update(self) -> None:
-        """Step every parameter that has a gradient."""
-        if self.sharded is None:
-            self.optimizer.step()
-        else:
-            self.sharded.step(self.optimizer)
-
-
-@dataclass
-class LossScaler:
-    """Dynamic loss scale for fp16: halved on overflow, doubled after `growth_interval` clean steps. Scale 1 means
-    off.
-    """
-
-    scale: float = 1.0
-    growth_interval: int = 2000
-    clean: int = 0
-
-    def after(self, overflow: bool, enabled: bool) -> None:
-        """Adapt the scale after a step."""
-        if overflow:
-            self.scale, self.clean = max(self.scale / 2, 1.0), 0
-        elif enabled:
-            self.clean += 1
-            if self.clean >= self.growth_interval:
-                self.scale, self.clean = self.scale * 2, 0
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Why an update was skipped."""
-
-    phase: str
-    what: str
-    terms: dict[str, float]
-    overflow: bool = False  # fp16 only: the scale was too high, which is no fault of the data
-    elsewhere: bool = False  # another rank's data
-
-
 class Trainer:
-    """Runs updates. Everything it needs to continue exactly is in `state()`.
+    """Runs updates. Everything it needs to continue exactly is in `state()` and `files()`.
 
     Args:
         method: the training algorithm; put into training mode here.
@@ -92,17 +41,24 @@ class Trainer:
         amp_dtype: float16 or bfloat16.
         loss_scale: initial scale under float16.
         clip_norm: largest gradient norm of a group, or none.
-        ema: decay of the average of the deployables, or none.
+        ema: decay of the EMA of `method.averaged()`, or none.
         max_bad_steps: consecutive skipped updates after which the run stops.
         recompute: drop activations inside the blocks the deployables name and compute them again in backward.
         shard_optimizer: divide the optimizer state over the ranks (see `engine.sharding`).
         warn: called with one line worth telling.
+
+    Attributes:
+        step: updates made, skipped ones included.
+        skipped: of these.
+        last_fault: why the last skipped update was skipped.
+        stop_wanted: set on any rank, by a signal.
+        stop_requested: what the ranks agreed on in the last update.
     """
 
     def __init__(
         self,
         method: Method,
-        make_group: Callable[[str, dict[str, Tensor]], tuple[paddle.optimizer.Optimizer, Schedule]],
+        make_group: MakeGroup,
         *,
         seed: int = 0,
         amp: str = "O0",
@@ -115,42 +71,34 @@ class Trainer:
         shard_optimizer: bool = False,
         warn: Callable[[str], None] = print,
     ):
-        self.method, self.seed, self.amp, self.amp_dtype = method, seed, amp, amp_dtype
-        self.clip_norm, self.max_bad_steps, self.warn = clip_norm, max_bad_steps, warn
-        self.step, self.bad_in_a_row, self.skipped = 0, 0, 0
+        self.method = method
+        self.seed = seed
+        self.amp = amp
+        self.amp_dtype = amp_dtype
+        self.clip_norm = clip_norm
+        self.max_bad_steps = max_bad_steps
+        self.recompute = recompute
+        self.warn = warn
+        self.step = 0
+        self.skipped = 0
+        self.bad_in_a_row = 0
         self.last_fault: Fault | None = None
-        self.stop_wanted = False  # set on any rank, by a signal
-        self.stop_requested = False  # what the ranks agreed on in the last update
+        self.stop_wanted = False
+        self.stop_requested = False
         method.train()
-        self.recompute = enable_recompute(method) if recompute else False
-        self.groups: dict[str, Group] = {}
-        names = {id(p): k for k, p in method.named_parameters()}
-        for name, layer in method.param_groups().items():
-            frozen = {id(p) for part in method.frozen for p in getattr(method, part).parameters()}
-            parameters = {names.get(id(p), k): p for k, p in trainable(layer).items() if id(p) not in frozen}
-            if not parameters:
-                raise UserError(f"optimizer '{name}' has nothing to train")
-            self.groups[name] = Group(parameters, *make_group(name, parameters))
-            if shard_optimizer and distributed.world_size() > 1:
-                self.groups[name].sharded = Sharded(parameters)
-        for phase in method.phases:
-            if phase.optimizer not in self.groups:
-                raise UserError(
-                    f"{type(method).__name__}: phase '{phase.name}' names optimizer '{phase.optimizer}', "
-                    "which trains nothing"
-                )
+        if recompute:
+            enable_recompute(method)
+        self.groups: dict[str, Group] = make_groups(method, make_group, shard_optimizer)
         if amp == "O2":
             # without save_dtype: its hook makes state_dict() give copies, and what is restored or averaged would be
             # lost
             optimizers = [group.optimizer for group in self.groups.values()]
             paddle.amp.decorate(models=method, optimizers=optimizers, level="O2", dtype=amp_dtype)
-        self.scaler = LossScaler(loss_scale if amp != "O0" and amp_dtype == "float16" else 1.0)
-        trained = {id(p) for group in self.groups.values() for p in group.parameters.values()}
-        self._buffers = {
-            k: t for k, t in method.trained_state().items() if id(t) not in trained and paddle.is_floating_point(t)
-        }
+        scaled = amp != "O0" and amp_dtype == "float16"
+        self.scaler = LossScaler(loss_scale if scaled else 1.0, enabled=scaled)
+        self._buffers = self._find_buffers()
         distributed.broadcast_(method.trained_state().values())
-        self.average = Average(method.deployables(), ema) if ema else None
+        self.average = Average(method.averaged(), ema) if ema else None
         self._checked: set[str] = set()
 
     def update(self, micro_batches: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -161,38 +109,135 @@ class Trainer:
 
         Returns:
             Loss terms (`<phase>/<term>` where there are several phases), `grad_norm` per phase, `loss` (the sum of
-            all terms), averaged over micro-batches and ranks. Empty when the update was skipped.
+            the terms of all phases but the lazy ones, so that it is the same sum at every step), averaged over
+            micro-batches and ranks. Empty when the update was skipped.
 
         Raises:
             RunError: too many updates in a row were skipped.
         """
+        # randomness is a function of seed, step and rank
         paddle.seed(zlib.crc32(f"{self.seed}/{self.step}/{distributed.rank()}".encode()))
         self.method.begin(self.step, self.seed, distributed.rank())
+        # to the device's form: normalised pictures, targets
         batches = [self.method.prepare(batch) for batch in micro_batches]
-        logs: dict[str, Tensor] = {}
+        # an optimizer step for every phase that is due
+        due = [phase for phase in self.method.phases if self.step % phase.every == 0]
+        logs: dict[str, dict[str, Tensor]] = {}
         fault = None
-        for phase in self.method.phases:
-            if self.step % phase.every == 0:
-                fault = self._run(phase, batches, logs)
-                if fault is not None:
-                    break
+        try:
+            for phase in due:
+                logs[phase.name] = self._run(phase, batches)
+        except Fault as found:
+            fault = found.with_traceback(None)  # it would hold the tensors of the update
         self.step += 1
+        # a fault: nothing more happens
         if fault is not None:
-            if not fault.overflow:
-                stepped = [
-                    p.name
-                    for p in self.method.phases[: self.method.phases.index(phase)]
-                    if f"{p.name}/grad_norm" in logs
-                ]
-                self._count(fault, micro_batches, stepped)
+            self._skip(fault, micro_batches, stepped=list(logs))
             return {}
         self.bad_in_a_row = 0
+        # teacher momentum, ramps
         self.method.on_update(self.step)
+        # EMA of weights and of statistics, which are the same on all ranks before
         if self.average is not None:
-            if distributed.world_size() > 1:
-                self.average_buffers()
+            self.average_buffers()
             self.average.update()
-        return _floats(logs)
+        return self._floats(logs)
+
+    def _run(self, phase: Phase, batches: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """One optimizer step of a phase; its terms and `grad_norm`, on the device.
+
+        Raises:
+            Fault: something is not finite; weights and statistics are as before.
+        """
+        group = self.groups[phase.optimizer]
+        # forward moves batch-norm statistics
+        before = _copies(self._buffers)
+        try:
+            # forward and backward over the micro-batches
+            terms, fault = self._accumulate(phase, group, batches)
+            # mean over the ranks, which from here on see the same gradients and decide alike
+            self._reduce(phase, group, terms, fault)
+            # unscale, check the norm, clip, step
+            norm = self._step(phase, group, terms)
+        except Fault:
+            _restore(self._buffers, before)
+            raise
+        finally:
+            group.clear()
+        return terms | norm
+
+    def _accumulate(
+        self, phase: Phase, group: Group, batches: Sequence[dict[str, Any]]
+    ) -> tuple[dict[str, Tensor], Fault | None]:
+        """Gradients and mean terms of all micro-batches, and what is not finite on this rank: not raised before the
+        others know of it.
+        """
+        level = self.amp if self.amp != "O0" else "O1"
+        # a lazy phase makes up for the steps it leaves out
+        weight = self.scaler.scale * phase.every / len(batches)
+        logs: dict[str, Tensor] = {}
+        with self._training_only(phase.optimizer):
+            # denominators of all micro-batches and ranks together
+            normaliser = self._normaliser(phase, batches)
+            for batch in batches:
+                # forward
+                with paddle.amp.auto_cast(enable=self.amp != "O0", level=level, dtype=self.amp_dtype):
+                    terms = self.method.losses(phase.name, {**batch, "normaliser": normaliser})
+                total = sum(terms.values())
+                # before backward: a kernel may write out of bounds when it is given NaN
+                if not bool(paddle.isfinite(total).all()):
+                    return logs, Fault(phase.name, "loss is not finite", terms)
+                # backward; with recompute it runs the forward again and moves the statistics a second time
+                moved = _copies(self._buffers) if self.recompute else {}
+                (total * weight).backward()
+                _restore(self._buffers, moved)
+                # mean over micro-batches
+                for name, value in terms.items():
+                    share = value.detach().astype("float32") / len(batches)
+                    logs[name] = logs[name] + share if name in logs else share
+        self._report_unused(phase, group)
+        # under fp16 a norm that is not finite may be the scale's doing; statistics that are not finite never are
+        if self.scaler.scale > 1 and not self._finite_statistics():
+            return logs, Fault(phase.name, "batch-norm statistics are not finite", logs)
+        return logs, None
+
+    def _reduce(self, phase: Phase, group: Group, terms: Mapping[str, Tensor], fault: Fault | None) -> None:
+        """Mean of the gradients over the ranks; the ranks also agree on stopping.
+
+        Raises:
+            Fault: on every rank when any rank has one.
+        """
+        any_fault, any_stop = group.reduce(fault is not None, self.stop_wanted)
+        self.stop_requested = any_stop
+        if fault is not None:
+            raise fault
+        if any_fault:
+            raise Fault(phase.name, "another rank found a fault", terms, elsewhere=True)
+
+    def _step(self, phase: Phase, group: Group, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One step of the optimizer, at the rate of this update; `grad_norm`, unscaled and not clipped.
+
+        Raises:
+            Fault: the norm is not finite; under fp16 this lowers the scale and is no fault of the data.
+        """
+        if not group.gradients():
+            return {}
+        # the norm of what the optimizer would get, had there been no loss scale
+        norm = group.norm() / self.scaler.scale
+        if not bool(paddle.isfinite(norm)):
+            overflow = self.scaler.scale > 1
+            self.scaler.after(overflow)
+            what = "overflow" if overflow else "gradient norm is not finite"
+            raise Fault(phase.name, what, terms, overflow=overflow)
+        # unscale and clip in one product
+        factor = 1.0 / self.scaler.scale
+        if self.clip_norm is not None and norm.item() > self.clip_norm:
+            factor *= self.clip_norm / (norm.item() + 1e-6)
+        group.scale_gradients(factor)
+        # weights move
+        group.step(self.step)
+        self.scaler.after(overflow=False)
+        return {"grad_norm": norm}
 
     def average_buffers(self) -> None:
         """Make batch-norm statistics the mean over the ranks."""
@@ -261,7 +306,8 @@ class Trainer:
         Raises:
             UserError: the checkpoint belongs to another recipe.
         """
-        own, saved = self.method.trained_state(), arrays("method.pdparams")
+        own = self.method.trained_state()
+        saved = arrays("method.pdparams")
         wrong = [k for k in own if k not in saved or tuple(saved[k].shape) != tuple(own[k].shape)] + [
             k for k in saved if k not in own
         ]
@@ -281,72 +327,18 @@ class Trainer:
             if state["ema_updates"]:
                 self.average.load(arrays("ema.pdparams"), state["ema_updates"])
             else:
-                self.average = Average(self.method.deployables(), self.average.decay)
-        self.step, self.skipped, self.bad_in_a_row = state["step"], state["skipped"], state["bad_in_a_row"]
-        self.scaler.scale, self.scaler.clean = state["loss_scale"], state["loss_scale_clean"]
+                self.average = Average(self.method.averaged(), self.average.decay)
+        self.step = state["step"]
+        self.skipped = state["skipped"]
+        self.bad_in_a_row = state["bad_in_a_row"]
+        self.scaler.scale = state["loss_scale"]
+        self.scaler.clean = state["loss_scale_clean"]
 
-    def _run(self, phase: Phase, batches: Sequence[dict[str, Any]], logs: dict[str, Tensor]) -> Fault | None:
-        group = self.groups[phase.optimizer]
-        group.optimizer.set_lr(group.schedule(self.step))
-        prefix = f"{phase.name}/" if len(self.method.phases) > 1 else ""
-        kept = _copies(self._buffers)
-        bad: dict[str, Tensor] | None = None
-        with self._training_only(phase.optimizer):
-            normaliser = self._normaliser(phase, batches)
-            for batch in batches:
-                with paddle.amp.auto_cast(
-                    enable=self.amp != "O0", level=self.amp if self.amp != "O0" else "O1", dtype=self.amp_dtype
-                ):
-                    terms = self.method.losses(phase.name, {**batch, "normaliser": normaliser})
-                total = sum(terms.values())
-                if not bool(paddle.isfinite(total).all()):
-                    bad = terms
-                    break
-                moved = _copies(self._buffers) if self.recompute else None
-                (total * (self.scaler.scale * phase.every / len(batches))).backward()
-                if moved is not None:  # backward ran the forward again and moved the statistics a second time
-                    _restore(self._buffers, moved)
-                for name, value in terms.items():
-                    share = value.detach().astype("float32") / len(batches)
-                    logs[prefix + name] = logs[prefix + name] + share if prefix + name in logs else share
-        self._report_unused(phase, group)
-        # under fp16 a norm that is not finite may be the scale's doing; statistics that are not finite never are
-        ruined = bad is not None or (self.scaler.scale > 1 and not self._finite_statistics())
-        faulty = self._average_gradients(group, ruined)
-        norm, gradients = None, [p.grad for p in group.parameters.values() if p.grad is not None]
-        if not faulty and gradients:
-            norm = (
-                paddle.stack([g.astype("float32").square().sum() for g in gradients]).sum().sqrt() / self.scaler.scale
-            )
-            finite = bool(paddle.isfinite(norm))
-            overflow = not finite and self.scaler.scale > 1
-            factor = 1.0 / self.scaler.scale
-            if finite:
-                logs[prefix + "grad_norm"] = norm
-                if self.clip_norm is not None and norm.item() > self.clip_norm:
-                    factor *= self.clip_norm / (norm.item() + 1e-6)
-                if factor != 1.0:
-                    for gradient in gradients:
-                        gradient.set_value(gradient * factor)
-                group.update()
-            self.scaler.after(overflow, self.amp != "O0" and self.amp_dtype == "float16")
-            if overflow:
-                group.optimizer.clear_grad(set_to_zero=False)
-                _restore(self._buffers, kept)
-                return Fault(phase.name, "overflow", {}, overflow=True)
-            faulty = not finite
-        group.optimizer.clear_grad(set_to_zero=False)
-        if not faulty:
-            return None
-        _restore(self._buffers, kept)
-        terms = {k: float(v.detach().astype("float32").item()) for k, v in (bad or logs).items()}
-        if bad is not None:
-            what = "loss is not finite"
-        elif ruined:
-            what = "batch-norm statistics are not finite"
-        else:
-            what = "gradient norm is not finite" if norm is not None else "another rank found a fault"
-        return Fault(phase.name, what, terms, elsewhere=not ruined and norm is None)
+    def _find_buffers(self) -> dict[str, Tensor]:
+        """Floating entries of the state that no optimizer trains: batch-norm statistics."""
+        trained = {id(p) for group in self.groups.values() for p in group.parameters.values()}
+        state = self.method.trained_state()
+        return {k: t for k, t in state.items() if id(t) not in trained and paddle.is_floating_point(t)}
 
     def _finite_statistics(self) -> bool:
         checks = [paddle.isfinite(b).all() for b in self._buffers.values()]
@@ -354,9 +346,9 @@ class Trainer:
 
     @contextlib.contextmanager
     def _training_only(self, name: str) -> Iterator[None]:
-        others = [p for n, group in self.groups.items() if n != name for p in group.parameters.values()]
+        """The parameters of the other groups need no gradient inside."""
         own = {id(p) for p in self.groups[name].parameters.values()}
-        others = [p for p in others if id(p) not in own]
+        others = [p for group in self.groups.values() for p in group.parameters.values() if id(p) not in own]
         for parameter in others:
             parameter.stop_gradient = True
         try:
@@ -366,6 +358,7 @@ class Trainer:
                 parameter.stop_gradient = False
 
     def _normaliser(self, phase: Phase, batches: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Mean of the denominators over micro-batches and ranks."""
         with paddle.no_grad():
             counts = [self.method.normaliser(phase.name, batch) for batch in batches]
             mean = {k: sum(c[k] for c in counts).astype("float32") / len(batches) for k in counts[0]}
@@ -373,36 +366,23 @@ class Trainer:
         return mean
 
     def _report_unused(self, phase: Phase, group: Group) -> None:
-        if phase.name in self._checked:
+        """Tell once per phase what gets no gradient. A lazy phase need not reach everything: another one does."""
+        if phase.every > 1 or phase.name in self._checked:
             return
         self._checked.add(phase.name)
-        unused = [k for k, p in group.parameters.items() if p.grad is None]
+        unused = group.without_gradient()
         if unused and len(unused) < len(group.parameters):
             more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
             self.warn(f"phase '{phase.name}': no gradient reaches {', '.join(unused[:5])}{more}; they stay as they are")
 
-    def _average_gradients(self, group: Group, bad: bool) -> bool:
-        """Average over ranks; True when any rank is bad. Every rank sends every parameter, so none can hang on a
-        missing gradient.
-        """
-        if distributed.world_size() == 1:
-            self.stop_requested = self.stop_wanted
-            return bad
-        parameters = list(group.parameters.values())
-        used = paddle.to_tensor([float(p.grad is not None) for p in parameters])
-        for parameter in parameters:
-            if parameter.grad is None:
-                (parameter * 0).sum().backward()
-        flags = paddle.to_tensor([float(bad), float(self.stop_wanted)])
-        distributed.average_([flags, used, *(p.grad for p in parameters)])
-        for parameter, share in zip(parameters, used.numpy(), strict=True):
-            if share == 0:  # on no rank: weight decay must not move it, as it does not with one process
-                parameter.clear_gradient(False)
-        any_bad, any_stop = (v > 0 for v in flags.numpy())
-        self.stop_requested = bool(any_stop)
-        return bool(any_bad)
+    def _skip(self, fault: Fault, micro_batches: Sequence[dict[str, Any]], stepped: Sequence[str]) -> None:
+        """Count a skipped update and tell of it; an overflow is neither counted nor told.
 
-    def _count(self, fault: Fault, micro_batches: Sequence[dict[str, Any]], stepped: Sequence[str]) -> None:
+        Raises:
+            RunError: it is one too many.
+        """
+        if fault.overflow:
+            return
         self.last_fault = fault
         self.skipped += 1
         self.bad_in_a_row += 1
@@ -410,7 +390,7 @@ class Trainer:
         names = [n for batch in micro_batches for n in batch.get("name", ())]
         rates = ", ".join(f"{n} {g.schedule(self.step - 1)}" for n, g in self.groups.items())
         details = f"{terms}; lr {rates}; samples: {', '.join(names[:8])}"
-        line = f"step {self.step}, phase '{fault.phase}': {fault.what} ({details})"
+        line = f"step {self.step}, {fault} ({details})"
         if self.bad_in_a_row >= self.max_bad_steps:
             raise RunError(f"{line}; {self.bad_in_a_row} updates in a row were skipped")
         before = (
@@ -418,51 +398,18 @@ class Trainer:
         )
         self.warn(f"{line}; update skipped{before}")
 
-
-def enable_recompute(method: Method) -> bool:
-    """Wrap the blocks that the deployables name in `recompute_blocks` so that their activations are computed again in
-    backward.
-
-    Raises:
-        UserError: a deployable names none.
-    """
-    from paddle.distributed.fleet.utils import recompute
-
-    for net in method.deployables().values():
-        blocks = getattr(net, "recompute_blocks", ())
-        if not blocks:
-            raise UserError(f"train.recompute: {type(net).__name__} names no blocks to recompute; set it to false")
-        for name in blocks:
-            block = sublayer(net, name)
-            block.forward = _recomputing(block, block.forward, recompute)
-    return True
-
-
-def _recomputing(block: Any, forward: Callable[..., Any], recompute: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*args: Any) -> Any:
-        tensors = paddle.utils.flatten(args)
-        # without an input that needs a gradient the re-entrant form would give the block's parameters none
-        if not block.training or all(t.stop_gradient for t in tensors):
-            return forward(*args)
-        kind: list[type] = []
-
-        def run(*inputs: Tensor) -> Any:
-            out = forward(*paddle.utils.pack_sequence_as(args, list(inputs)))
-            kind.append(type(out))
-            return tuple(out) if isinstance(out, list) else out
-
-        # the re-entrant form takes and gives tensors only, but the other one crashes Paddle 3.1.1 and 3.2.2
-        out = recompute(run, *tensors, use_reentrant=True)
-        return list(out) if kind[0] is list else out
-
-    return call
-
-
-def sublayer(net: Any, name: str) -> Any:
-    """The part of a network called "blocks.3.attn"."""
-    for part in name.split("."):
-        net = getattr(net, part) if not part.isdigit() else net[int(part)]
-    return net
+    def _floats(self, logs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
+        """The terms of each phase -> numbers, averaged over ranks, in one transfer; `loss` first."""
+        several = len(self.method.phases) > 1
+        tensors = {(f"{phase}/{k}" if several else k): v for phase, terms in logs.items() for k, v in terms.items()}
+        if not tensors:
+            return {}
+        values = paddle.stack([v.reshape([]) for v in tensors.values()])
+        distributed.average_([values])
+        floats = {k: float(v) for k, v in zip(tensors, values.numpy(), strict=True)}
+        lazy = tuple(f"{phase.name}/" for phase in self.method.phases if phase.every > 1)
+        counted = [v for k, v in floats.items() if not k.endswith("grad_norm") and not k.startswith(lazy)]
+        return {"loss": sum(counted), **floats}
 
 
 def _full(tensor: Tensor) -> Tensor:
@@ -475,15 +422,5 @@ def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _restore(tensors: Mapping[str, Tensor], copies: Mapping[str, Tensor]) -> None:
-    for key, tensor in tensors.items():
-        tensor.set_value(copies[key])
-
-
-def _floats(logs: Mapping[str, Tensor]) -> dict[str, float]:
-    """One transfer for all; averaged over ranks; `loss` is the sum of the terms."""
-    if not logs:
-        return {}
-    values = paddle.stack([v.reshape([]) for v in logs.values()])
-    distributed.average_([values])
-    out = {k: float(v) for k, v in zip(logs, values.numpy(), strict=True)}
-    return {"loss": sum(v for k, v in out.items() if not k.endswith("grad_norm")), **out}
+    for key, copy in copies.items():
+        tensors[key].set_value(copy)

@@ -12,18 +12,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import paddle
 from paddle import Tensor, nn
 
-from ppvision.data.batch import normalise
+from ppvision.data.fields import field_of, is_normalised
 from ppvision.models.network import promises
 from ppvision.models.zoo import deployables
+from ppvision.nn.normalise import normaliser_of
 from ppvision.nn.promises import Promises
 
 
 @dataclass(frozen=True)
 class Phase:
     """One optimizer step of an update. `optimizer` names a group of `Method.param_groups`; `every` > 1 is lazy
-    regularisation: the phase runs at each `every`-th step and the Trainer multiplies its loss by `every`."""
+    regularisation: the phase runs at each `every`-th step, the Trainer multiplies its loss by `every`, and its terms
+    are logged without being part of `loss`."""
 
     name: str
     optimizer: str
@@ -42,6 +45,7 @@ class Method(Promises):
         seed: the recipe's.
         rng: generator of this update and rank; `shared_rng` is the same on all ranks.
         loss: the loss that reads the data set's labels, where there is one: its `ignore_index` must be theirs.
+        total_updates: length of the run, set before its first update, of which a ramp takes a share; 1 outside a run.
     """
 
     phases: ClassVar[tuple[Phase, ...]] = (Phase("main", "model"),)
@@ -52,13 +56,24 @@ class Method(Promises):
     def __init__(self) -> None:
         super().__init__()
         self.step = self.seed = 0
+        self.total_updates = 1
         self.rng = self.shared_rng = np.random.Generator(np.random.Philox(0))
         self.mean: Sequence[float] = (0.0, 0.0, 0.0)
         self.std: Sequence[float] = (255.0, 255.0, 255.0)
 
     def deployables(self) -> dict[str, nn.Layer]:
-        """What is evaluated, averaged, saved as `model.pdparams` and exported."""
+        """What is evaluated, saved as `model.pdparams` and exported."""
         return deployables(self.model)
+
+    def averaged(self) -> dict[str, nn.Layer]:
+        """What the EMA follows. The default: the deployables of which an optimizer trains a parameter, since a frozen
+        one (an encoder) is deployed as it came. Asked in training mode.
+        """
+        layers = self.param_groups().values()
+        trained = {id(p) for layer in layers for p in layer.parameters() if not p.stop_gradient}
+        return {
+            name: net for name, net in self.deployables().items() if any(id(p) in trained for p in net.parameters())
+        }
 
     def param_groups(self) -> dict[str, nn.Layer]:
         """Optimizer name -> the layer whose parameters it trains (frozen parts excepted). The default trains
@@ -74,11 +89,13 @@ class Method(Promises):
         """Denominators of this micro-batch (valid pixels, boxes). The Trainer averages them over micro-batches and
         ranks before the first forward and gives them back as `batch["normaliser"]`: since it averages the losses
         likewise, accumulation and several processes then equal one big batch exactly, however unevenly the counts are
-        spread."""
+        spread. Whoever calls `losses` without a Trainer adds it likewise."""
         return {}
 
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Scalar loss terms of a phase for one micro-batch; the Trainer back-propagates their sum."""
+        """Scalar loss terms of a phase for one micro-batch, which is what `prepare` gave and `normaliser`; the Trainer
+        back-propagates their sum.
+        """
         raise TypeError(f"{type(self).__name__} defines no losses")
 
     def validate(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -152,6 +169,27 @@ class Method(Promises):
             }
             for name in self.frozen
         }
+
+
+def normalise(batch: dict[str, Any], mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    """A batch on the device whose pictures are float32 [B,3,H,W], normalised by `nn.Normalise`.
+
+    Args:
+        batch: uint8 [B,H,W,3] under the keys that `fields` calls pictures; `valid` (optional) bool [B,H,W], False where
+            collate padded the image.
+        mean: per channel, RGB, 0..255.
+        std: per channel, RGB, 0..255.
+
+    Returns:
+        A shallow copy; a float picture (already normalised) is left alone.
+    """
+    layer = normaliser_of(tuple(mean), tuple(std))
+    pictures = {}
+    for key, value in batch.items():
+        if is_normalised(key) and value.dtype == paddle.uint8:
+            valid = batch.get("valid") if field_of(key).collate == "canvas" else None
+            pictures[key] = layer(value.transpose([0, 3, 1, 2]), valid)
+    return {**batch, **pictures}
 
 
 def _digest(layer: nn.Layer) -> str:

@@ -22,10 +22,10 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from ppvision.data.batch import normalise, to_device
+from ppvision.data.batch import to_device
 from ppvision.errors import UserError, at_least, require
 from ppvision.methods import similarity
-from ppvision.methods.base import Method
+from ppvision.methods.base import Method, normalise
 from ppvision.models.cae_v2 import CaeV2
 from ppvision.models.clip_vision import ClipVision
 from ppvision.models.network import promises

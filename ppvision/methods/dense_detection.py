@@ -61,7 +61,7 @@ class DenseDetection(Method):
 
     def judge(self, said: Dense, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The loss of what the network said."""
-        known = batch.get("normaliser") or self.normaliser("main", batch)
+        known = batch["normaliser"]
         parts = (batch["canvas_boxes"], batch["targets"], batch["assigned"])
         return self.loss(said, *parts, known["num_positives"])
 

@@ -55,7 +55,7 @@ class DetrTraining(Method):
 
     def judge(self, sets: list[QuerySet], layers: list[tuple[Tensor, Tensor]], batch: dict[str, Any]) -> dict:
         """The loss of what the decoder said of `sets`, one after the other in its answers."""
-        known = batch.get("normaliser") or self.normaliser("main", batch)
+        known = batch["normaliser"]
         proposals = [s.proposals for s in sets if s.proposals is not None]
         return self.loss(
             layers,

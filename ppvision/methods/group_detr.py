@@ -104,7 +104,7 @@ class GroupDetr(DetrTraining):
             return self.judge(sets, layers, batch), layers
         size = batch["noised"][0].labels.shape[1]
         noised, layers = zip(*(split(answer, self.num_groups, size) for answer in layers), strict=True)
-        known = batch.get("normaliser") or self.normaliser("main", batch)
+        known = batch["normaliser"]
         with paddle.amp.auto_cast(enable=False):
             answers = Answers.of(noised, self.num_groups)
             terms = dn.denoising_terms(

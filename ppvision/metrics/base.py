@@ -22,7 +22,7 @@ class Metric:
 
     Args:
         num_classes: number of classes K.
-        ignore_index: label that is not judged.
+        ignore_index: label that is not judged; None: every label is.
         class_names: names for the table; numbers stand in where there are none.
     """
 
@@ -30,7 +30,7 @@ class Metric:
     judges: Literal["results", "losses"] = "results"  # what `update` is given: a task's results or a Method's losses
     smaller_is_better: bool = False
 
-    def __init__(self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] = ()):
+    def __init__(self, num_classes: int, ignore_index: int | None = 255, class_names: Sequence[str] = ()):
         if class_names and len(class_names) != num_classes:
             raise UserError(f"metric: {len(class_names)} class names for {num_classes} classes")
         self.num_classes = num_classes

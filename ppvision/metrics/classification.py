@@ -19,7 +19,7 @@ class TopK(Metric):
 
     Args:
         num_classes: number of classes K.
-        ignore_index: label that is not judged.
+        ignore_index: label that is not judged; None: every label is.
         class_names: names for the table.
         ks: the values of k; the first one decides.
     """
@@ -27,7 +27,11 @@ class TopK(Metric):
     tasks = ("classification",)
 
     def __init__(
-        self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] = (), ks: Sequence[int] = (1, 5)
+        self,
+        num_classes: int,
+        ignore_index: int | None = 255,
+        class_names: Sequence[str] = (),
+        ks: Sequence[int] = (1, 5),
     ):
         super().__init__(num_classes, ignore_index, class_names)
         at_least(1, ks=ks)

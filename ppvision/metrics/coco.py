@@ -71,7 +71,7 @@ class CocoAP(Metric):
     def __init__(
         self,
         num_classes: int,
-        ignore_index: int = 255,
+        ignore_index: int | None = 255,
         class_names: Sequence[str] = (),
         score: float = 0.3,
         iou: float = 0.5,
@@ -87,7 +87,7 @@ class CocoAP(Metric):
 
     def bind(self, dataset: Any) -> None:
         """Take the category ids of the file, for `detections.json`."""
-        self.category_ids = [int(i) for i in getattr(dataset, "category_ids", None) or self.category_ids]
+        self.category_ids = [int(i) for i in dataset.category_ids or self.category_ids]
 
     def update(self, results: Sequence[Any], targets: Sequence[Mapping[str, Any]]) -> None:
         """Keep the boxes of some images.

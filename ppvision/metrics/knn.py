@@ -39,7 +39,7 @@ class Knn(Metric):
     def __init__(
         self,
         num_classes: int,
-        ignore_index: int = 255,
+        ignore_index: int | None = 255,
         class_names: Sequence[str] = (),
         k: int = 20,
         temperature: float = 0.07,

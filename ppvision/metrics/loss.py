@@ -19,7 +19,7 @@ class ValidationLoss(Metric):
     judges = "losses"
     smaller_is_better = True
 
-    def __init__(self, num_classes: int = 0, ignore_index: int = 255, class_names: Sequence[str] = ()):
+    def __init__(self, num_classes: int = 0, ignore_index: int | None = 255, class_names: Sequence[str] = ()):
         super().__init__(num_classes, ignore_index, class_names)
         self.total, self.images = 0.0, 0
 

@@ -28,7 +28,7 @@ class MeanIoU(Metric):
 
     tasks = ("segmentation",)
 
-    def __init__(self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] = ()):
+    def __init__(self, num_classes: int, ignore_index: int | None = 255, class_names: Sequence[str] = ()):
         super().__init__(num_classes, ignore_index, class_names)
         self.matrix = np.zeros((num_classes, num_classes), np.int64)  # [label, prediction]
 
@@ -46,11 +46,12 @@ class MeanIoU(Metric):
                 raise UserError(f"{name}: prediction is {predicted.shape} but label is {label.shape} (H, W)")
             judged = label != self.ignore_index
             predicted, label = predicted[judged].astype(np.int64), label[judged].astype(np.int64)
-            for what, values in (("label", label), ("prediction", predicted)):
+            ignored = "" if self.ignore_index is None else f" or {self.ignore_index} (ignored)"
+            for what, values, mark in (("label", label, ignored), ("prediction", predicted, "")):
                 if values.size and (values.min() < 0 or values.max() >= self.num_classes):
                     raise UserError(
-                        f"{name}: {what} holds class {values.min()}..{values.max()}, expected 0..{self.num_classes - 1}"
-                        + (f" or {self.ignore_index} (ignored)" if what == "label" else "")
+                        f"{name}: {what} holds class {values.min()}..{values.max()}, "
+                        f"expected 0..{self.num_classes - 1}{mark}"
                     )
             counts = np.bincount(label * self.num_classes + predicted, minlength=self.num_classes**2)
             self.matrix += counts.reshape(self.matrix.shape)

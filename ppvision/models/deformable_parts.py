@@ -23,7 +23,6 @@ from ppvision.nn.attention import MultiHeadAttention
 from ppvision.nn.deformable import MultiScaleDeformableAttention, level_sizes
 from ppvision.nn.group_norm import GroupNorm
 from ppvision.nn.positions import sine_map
-from ppvision.nn.resize import resize
 
 __all__ = [
     "DeformableDecoderLayer",
@@ -118,11 +117,23 @@ class InputProjection(nn.LayerList):
 
 
 def level_masks(valid: Tensor | None, maps: Sequence[Tensor]) -> list[Tensor] | None:
-    """`valid` [B,H,W] at the size of each map, [B,h,w]; None stays None."""
+    """`valid` [B,H,W] at the size of each map, [B,h,w], by the pixel at floor(i * H / h); None stays None.
+
+    Integer indices instead of a nearest-neighbour resize, whose rounding differs between the runtimes of a graph.
+    """
     if valid is None:
         return None
-    whole = valid.astype("float32").unsqueeze(1)
-    return [resize(whole, x.shape[2:], mode="nearest").squeeze(1) > 0.5 for x in maps]
+    masks = []
+    for x in maps:
+        rows = _nearest_cells(valid.shape[1], x.shape[2])
+        columns = _nearest_cells(valid.shape[2], x.shape[3])
+        masks.append(valid.index_select(rows, axis=1).index_select(columns, axis=2))
+    return masks
+
+
+def _nearest_cells(length: int | Tensor, count: int | Tensor) -> Tensor:
+    """int64 [count]: floor(i * length / count)."""
+    return paddle.arange(count, dtype="int64") * length // count
 
 
 def _share(mask: Tensor) -> Tensor:

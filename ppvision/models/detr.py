@@ -186,18 +186,19 @@ class Detr(Network):
         logits, boxes = self.decode(context, self.own_queries(context))[-1]
         return {"logits": logits, "boxes": boxes}
 
-    def explained(self, image: Tensor, chosen: Tensor | None = None) -> dict[str, Tensor]:
+    def explained(self, image: Tensor, chosen: Tensor | None = None, valid: Tensor | None = None) -> dict[str, Tensor]:
         """`forward` of a network that may choose its queries by rank, to compare it with its exported graph: rounding
         gives near-equal tokens another order, and a query that stands elsewhere answers otherwise.
 
         Args:
             image: [B,3,H,W].
             chosen: int64 [B,N], tokens to take instead of the best ones.
+            valid: as for `forward`.
 
         Returns:
             logits and boxes; where the network chooses, also `chosen` [B,N] and `scores` [B,S] of all tokens.
         """
-        context = self.encode(image)
+        context = self.encode(image, valid)
         queries = self.own_queries(context) if chosen is None else self.queries(context, chosen)
         logits, boxes = self.decode(context, queries)[-1]
         answer, proposals = {"logits": logits, "boxes": boxes}, queries.proposals

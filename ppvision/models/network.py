@@ -6,9 +6,11 @@ all. Networks of other packages, named by dotted path, have the defaults: `promi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from paddle import Tensor, nn
 
 from ppvision.models.inputs import IMAGE, VALID, Input
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from ppvision.models.detr import Context, QuerySet
     from ppvision.nn.anchors import Dense
 
-__all__ = ["IMAGE", "VALID", "Input", "Network", "promises"]
+__all__ = ["IMAGE", "VALID", "Input", "Network", "example_of", "graph_name", "inputs_of", "promises"]
 
 Kind = TypeVar("Kind", bound=Promises)
 
@@ -65,6 +67,16 @@ class Network(Promises):
     def deployables(self) -> dict[str, nn.Layer]:
         """What is evaluated, averaged and exported, by name."""
         return {"model": self}
+
+    def example(self, batch: int, size: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Raw inputs but for the pictures, to compare an export at: by name, in the order of `inputs`.
+
+        Args:
+            batch: number of samples.
+            size: height and width of the picture.
+            rng: what is random comes from here.
+        """
+        return example_of(self.inputs(), batch, size, rng)
 
     @optional
     def features(self, image: Tensor) -> dict[str, Tensor]:
@@ -128,3 +140,35 @@ def promises(net: nn.Layer, kind: type[Kind] = Network) -> Kind:
         kind: another class of promises: `ppvision.models.detr.Queries`.
     """
     return promises_of(net, kind)
+
+
+def inputs_of(net: nn.Layer) -> dict[str, Input]:
+    """The inputs of a deployable: those it declares; of a layer of another package a picture, and a padding mask where
+    its `forward` has an argument `valid`."""
+    if isinstance(net, Network):
+        return net.inputs()
+    masked = "valid" in inspect.signature(net.forward).parameters
+    return {"image": IMAGE, **({"valid": VALID} if masked else {})}
+
+
+def graph_name(name: str) -> str:
+    """The name that an input has in an exported graph: the picture is `x`, as upstream's servers call it."""
+    return "x" if name == "image" else name
+
+
+def example_of(
+    inputs: Mapping[str, Input], batch: int, size: tuple[int, int], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """An array for every input that is no picture: a mask that is True, the given size, normal numbers. Free sides with
+    letters of their own are 16 long."""
+    free = {"B": batch, "H": size[0], "W": size[1]}
+    arrays = {}
+    for name, spec in inputs.items():
+        shape = [free.get(side, 16) if isinstance(side, str) else side for side in spec.shape]
+        if spec.kind == "mask":
+            arrays[name] = np.ones(shape, spec.dtype)
+        elif spec.kind == "size":
+            arrays[name] = np.broadcast_to(np.asarray(size, spec.dtype), shape).copy()
+        elif spec.kind != "image":
+            arrays[name] = rng.normal(size=shape).astype(spec.dtype)
+    return arrays

@@ -276,7 +276,7 @@ class RetinaNet(Network):
         valid: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """`forward` of a network that chooses by rank and drops by overlap, to compare it with its exported graph; see
-        `ppvision.export.parity`.
+        `ppvision.exporting.parity`.
 
         Args:
             image: [B,3,H,W].

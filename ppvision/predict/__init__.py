@@ -16,16 +16,20 @@ TASKS: dict[str, str] = {
 }
 
 _PUBLIC = {
+    "Assembly": "ppvision.predict.assemble",
     "Boxes": "ppvision.predict.results",
     "Classes": "ppvision.predict.results",
+    "Deployment": "ppvision.predict.deployment",
+    "Ending": "ppvision.predict.tasks.base",
     "Features": "ppvision.predict.results",
     "Mask": "ppvision.predict.results",
     "Predictor": "ppvision.predict.predictor",
     "Result": "ppvision.predict.results",
     "Runtime": "ppvision.predict.runtime",
     "Task": "ppvision.predict.tasks.base",
+    "assemble": "ppvision.predict.assemble",
     "create_task": "ppvision.predict.tasks.base",
-    "run": "ppvision.predict.predictor",
+    "run": "ppvision.predict.saving",
 }
 
 

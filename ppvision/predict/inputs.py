@@ -1,22 +1,23 @@
-"""Which images are meant, and where their results go.
+"""Which files are meant, and where their results go.
 
-A file with an image suffix is one image; any other file is a list, one image per line in the first column, relative to
-the list's folder; a folder is walked recursively, hidden files and folders skipped. No image at all is an error.
+A file with a suffix that the task reads is one input; any other file is a list, one input per line in the first column,
+relative to the list's folder; a folder is walked recursively, hidden files and folders skipped. No input at all is an
+error.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from ppvision.data.io import IMAGE_SUFFIXES, is_image
+from ppvision.data.io import IMAGE_SUFFIXES
 from ppvision.errors import UserError
 
 
-def find_images(source: str | os.PathLike[str]) -> list[Path]:
-    """Images of a file, list or folder, a folder's sorted by path.
+def find_inputs(source: str | os.PathLike[str], suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """Files that a task reads (`Task.suffixes`) of a file, list or folder, a folder's sorted by path.
 
     Raises:
         UserError: nothing there, or a listed file does not exist.
@@ -24,16 +25,23 @@ def find_images(source: str | os.PathLike[str]) -> list[Path]:
     source = Path(source)
     if source.is_dir():
         found = sorted(
-            Path(folder) / name for folder, folders, names in _walk(source) for name in names if is_image(name)
+            Path(folder) / name
+            for folder, folders, names in _walk(source)
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes
         )
         if not found:
-            raise UserError(f"{source}: no image in this folder (suffixes: {', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise UserError(f"{source}: no {_kind(suffixes)} in this folder (suffixes: {', '.join(sorted(suffixes))})")
         return found
     if not source.is_file():
         raise UserError(f"{source}: no such file or folder")
-    if source.suffix.lower() in IMAGE_SUFFIXES:
+    if source.suffix.lower() in suffixes:
         return [source]
-    return _read_list(source)
+    return _read_list(source, suffixes)
+
+
+def _kind(suffixes: Collection[str]) -> str:
+    return "image" if set(suffixes) <= set(IMAGE_SUFFIXES) else "input"
 
 
 def _walk(source: Path):
@@ -42,12 +50,13 @@ def _walk(source: Path):
         yield folder, folders, names
 
 
-def _read_list(path: Path) -> list[Path]:
+def _read_list(path: Path, suffixes: Collection[str]) -> list[Path]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise UserError(f"{path}: neither an image ({suffixes}) nor a text file with a list of images") from None
+        said = ", ".join(sorted(suffixes))
+        kind = _kind(suffixes)
+        raise UserError(f"{path}: neither an {kind} ({said}) nor a text file with a list of {kind}s") from None
     found = []
     for number, line in enumerate(lines, start=1):
         line = line.strip()

@@ -1,7 +1,8 @@
 """Sessions over an exported graph: Paddle Inference, ONNX Runtime, OpenVINO; the only place that configures them.
 
-A session is called with one float32 array [B,3,H,W] and returns the list of outputs. It says what it really runs on:
-Paddle and ONNX Runtime both fall back to the CPU without a word, here that is an error.
+A session is called with arrays by the names of the graph's inputs (one array is legal where there is one input) and
+returns arrays by the names of its outputs. It says what it really runs on: Paddle and ONNX Runtime both fall back to
+the CPU without a word, here that is an error.
 
 oneDNN with PIR graphs: its placement pass is always removed. With it, 3.3.1 fails on any interpolation, all versions
 read a convolution's output in a wrong memory layout before matmul, and 3.1.1 and 3.2.2 answer garbage where a map
@@ -13,8 +14,10 @@ optimisation needs the new IR and the new executor at the same time.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +29,18 @@ from ppvision.errors import UserError, did_you_mean
 logger = logging.getLogger("ppvision")
 
 BACKENDS = ("paddle", "onnx", "openvino", "tensorrt")
-DEVICES = ("cpu", "gpu")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+ONNX_TYPES = {
+    "tensor(float16)": "float16",
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
 
 
 @dataclass(frozen=True)
@@ -65,36 +78,6 @@ class Runtime:
                 raise UserError(f"cpu_threads must be at least 1, got {self.cpu_threads}")
             return self.cpu_threads
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cuda_usable() -> bool:
-    """Whether this Paddle is a CUDA build and sees a device."""
-    import paddle
-
-    return bool(paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0)
-
-
-def choose_device(device: str | None) -> str:
-    """ "cpu" or "gpu"; None means gpu where it is usable.
-
-    Raises:
-        UserError: unknown device, or gpu where there is none: Paddle itself would run on the CPU silently.
-    """
-    if device is None:
-        return "gpu" if cuda_usable() else "cpu"
-    device = device.lower()
-    if device not in DEVICES:
-        raise UserError(f"no device '{device}'{did_you_mean(device, DEVICES)} (devices: {', '.join(DEVICES)})")
-    if device == "gpu" and not cuda_usable():
-        import paddle
-
-        why = (
-            "no CUDA device is visible"
-            if paddle.device.is_compiled_with_cuda()
-            else "this Paddle is built without CUDA"
-        )
-        raise UserError(f"device gpu: {why}; use --device cpu or install paddlepaddle-gpu from Paddle's package index")
-    return device
 
 
 def check_runtime(device: str, backend: str, runtime: Runtime) -> None:
@@ -195,7 +178,62 @@ def _configure_gpu(config: Any, inference: Any, runtime: Runtime) -> None:
         config.set_trt_dynamic_shape_info(profile["min"], profile["max"], profile["opt"])
 
 
-class PaddleSession:
+class Session:
+    """A graph made ready to run.
+
+    Attributes:
+        inputs: names of its inputs -> (dtype, shape with None for a free side), as the runtime tells them.
+        outputs: names of its outputs, in order.
+        device: where it runs.
+    """
+
+    inputs: dict[str, tuple[np.dtype, list[int | None]]]
+    outputs: list[str]
+    device: str
+
+    def __call__(self, inputs: Mapping[str, np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs by name, in the graph's order.
+
+        Raises:
+            UserError: a wrong, missing or surplus name, or an array whose type or shape the graph does not take.
+        """
+        return dict(zip(self.outputs, self._run(self._checked(inputs)), strict=True))
+
+    def _run(self, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+        raise NotImplementedError
+
+    def _checked(self, inputs: Mapping[str, np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
+        known = ", ".join(self.inputs)
+        if not isinstance(inputs, Mapping):
+            if len(self.inputs) != 1:
+                raise UserError(f"this graph takes {len(self.inputs)} inputs ({known}): give a dict of arrays by name")
+            inputs = {next(iter(self.inputs)): inputs}
+        for name in inputs:
+            if name not in self.inputs:
+                raise UserError(f"this graph has no input '{name}'{did_you_mean(name, self.inputs)} (inputs: {known})")
+        arrays = {}
+        for name, (dtype, shape) in self.inputs.items():
+            if name not in inputs:
+                raise UserError(f"input '{name}' of the graph is missing (inputs: {known})")
+            arrays[name] = fitted(name, np.asarray(inputs[name]), dtype, shape)
+        return arrays
+
+
+def fitted(name: str, array: np.ndarray, dtype: np.dtype, shape: Sequence[int | None]) -> np.ndarray:
+    """The array in the type of a graph's input, contiguous.
+
+    Raises:
+        UserError: another number of axes, a fixed side of another length, or a type that would lose something.
+    """
+    sides = ", ".join("any" if side is None else str(side) for side in shape)
+    if array.ndim != len(shape) or any(s is not None and s != n for s, n in zip(shape, array.shape)):
+        raise UserError(f"input '{name}' has shape {list(array.shape)}, the graph takes [{sides}]")
+    if not np.can_cast(array.dtype, dtype, "same_kind") and array.dtype != dtype:
+        raise UserError(f"input '{name}' is {array.dtype}, the graph takes {dtype}")
+    return np.ascontiguousarray(array, dtype)
+
+
+class PaddleSession(Session):
     """A graph in Paddle Inference.
 
     Raises:
@@ -212,18 +250,33 @@ class PaddleSession:
             )
         self.device = device
         self.predictor = inference.create_predictor(config)
-        self.input = self.predictor.get_input_handle(self.predictor.get_input_names()[0])
-        self.outputs = [self.predictor.get_output_handle(name) for name in self.predictor.get_output_names()]
+        self.handles = {name: self.predictor.get_input_handle(name) for name in self.predictor.get_input_names()}
+        self.inputs = graph_inputs(Path(model))
+        self.outputs = list(self.predictor.get_output_names())
+        self.results = [self.predictor.get_output_handle(name) for name in self.outputs]
 
-    def __call__(self, x: np.ndarray) -> list[np.ndarray]:
-        """Outputs in the graph's order; names differ between formats and are not used."""
-        self.input.reshape(x.shape)
-        self.input.copy_from_cpu(np.ascontiguousarray(x))
+    def _run(self, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+        for name, array in arrays.items():
+            self.handles[name].reshape(array.shape)
+            self.handles[name].copy_from_cpu(array)
         self.predictor.run()
-        return [output.copy_to_cpu() for output in self.outputs]
+        return [result.copy_to_cpu() for result in self.results]
 
 
-class OnnxSession:
+def graph_inputs(model: Path) -> dict[str, tuple[np.dtype, list[int | None]]]:
+    """Inputs of a `.json` graph, in order, which Paddle's predictor does not tell the types of."""
+    program = json.loads(model.read_bytes())["program"]
+    inputs = {}
+    for op in program["regions"][0]["blocks"][0]["ops"]:
+        if op["#"].partition(".")[2] != "data":
+            continue
+        attributes = {attribute["N"]: attribute["AT"]["D"] for attribute in op["A"]}
+        shape = [None if side < 0 else side for side in attributes["shape"]]
+        inputs[attributes["name"]] = (np.dtype(attributes["dtype"]), shape)
+    return inputs
+
+
+class OnnxSession(Session):
     """A graph in ONNX Runtime.
 
     Raises:
@@ -248,14 +301,17 @@ class OnnxSession:
         if self.session.get_providers()[0] != provider:
             raise UserError(f"device {device}: ONNX Runtime chose {self.session.get_providers()[0]} instead")
         self.device = device
-        self.input = self.session.get_inputs()[0].name
+        self.inputs = {}
+        for node in self.session.get_inputs():
+            shape = [side if isinstance(side, int) else None for side in node.shape]
+            self.inputs[node.name] = (np.dtype(ONNX_TYPES[node.type]), shape)
+        self.outputs = [node.name for node in self.session.get_outputs()]
 
-    def __call__(self, x: np.ndarray) -> list[np.ndarray]:
-        """Outputs in the graph's order."""
-        return self.session.run(None, {self.input: np.ascontiguousarray(x)})
+    def _run(self, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return self.session.run(None, arrays)
 
 
-class OpenVinoSession:
+class OpenVinoSession(Session):
     """The ONNX graph in OpenVINO.
 
     Raises:
@@ -270,14 +326,18 @@ class OpenVinoSession:
         self.device = device
         options = {"INFERENCE_NUM_THREADS": runtime.threads()} if device == "cpu" else {}
         self.compiled = openvino.Core().compile_model(str(model), device.upper(), options)
+        self.inputs = {
+            node.any_name: (
+                node.element_type.to_dtype(),
+                [side.get_length() if side.is_static else None for side in node.partial_shape],
+            )
+            for node in self.compiled.inputs
+        }
+        self.outputs = [node.any_name for node in self.compiled.outputs]
 
-    def __call__(self, x: np.ndarray) -> list[np.ndarray]:
-        """Outputs in the graph's order."""
-        outputs = self.compiled([np.ascontiguousarray(x)])
+    def _run(self, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+        outputs = self.compiled(arrays)
         return [outputs[output] for output in self.compiled.outputs]
-
-
-Session = PaddleSession | OnnxSession | OpenVinoSession
 
 
 def open_session(

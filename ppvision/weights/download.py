@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from ppvision import files
 from ppvision.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ PROGRESS = 1 << 20  # new bytes after which failures are counted from zero: a lo
 MIN_RATE = 1024  # bytes a second; a connection slower than this over `timeout` is given up
 CHUNK = 1 << 20
 HEAD = 512  # bytes that tell a web page from weights
-POLL = 0.1  # seconds between two looks at the lock
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TRANSIENT = (408, 425, 429)  # and 5xx
 MARKUP = re.compile(rb"\s*<(!doctype|html|head|body|\?xml|!--|script|title|error)", re.IGNORECASE)
@@ -117,14 +117,7 @@ def cached_path(url: str, cache: str | os.PathLike | None = None) -> Path:
     stem, suffix = os.path.splitext("-".join(folders))
     stem, suffix = (re.sub(r"[^A-Za-z0-9._-]+", "_", text) for text in (stem, suffix))
     name = f"{stem[:100].lstrip('.')}-{hashlib.sha256(address.encode()).hexdigest()[:12]}{suffix[:20]}"
-    if cache:
-        return Path(cache).expanduser() / name
-    if shared := os.environ.get("PPVISION_CACHE"):
-        return Path(shared).expanduser() / "weights" / name
-    try:
-        return Path.home() / ".cache" / "ppvision" / "weights" / name
-    except RuntimeError:  # a container run under a user id that has no entry and no HOME
-        raise UserError("no home folder to keep weights in: set PPVISION_CACHE to a folder") from None
+    return (Path(cache).expanduser() if cache else files.cache_folder("weights")) / name
 
 
 def _digits(sha256: str | None, source: str) -> str | None:
@@ -148,19 +141,11 @@ def _size(count: float) -> str:
     return f"{count:.0f} bytes" if not power else f"{count / 1000**power:.1f} {('kB', 'MB', 'GB')[power - 1]}"
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _local(path: Path, expected: str | None) -> Path:
     if expected is None:
         return path
     try:
-        actual = _sha256(path)
+        actual = files.sha256(path)
     except OSError as e:
         raise UserError(f"{path}: {e.strerror}") from None
     if actual != expected:
@@ -182,13 +167,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _write_record(path: Path, record: dict[str, Any]) -> None:
-    temporary = _beside(path, ".new")
-    try:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    files.write(path, json.dumps(record, indent=1) + "\n")
 
 
 def _foreign(head: bytes, content_type: str = "") -> str | None:
@@ -214,7 +193,7 @@ def _fault(path: Path, expected: str | None) -> str | None:
         return "is not a file"
     expected = expected or _read_record(_beside(path, ".json")).get("sha256")
     if expected:
-        actual = _sha256(path)
+        actual = files.sha256(path)
         return None if actual == expected else f"is altered (sha256 {actual}, expected {expected})"
     with open(path, "rb") as stream:
         head = stream.read(HEAD)
@@ -233,13 +212,23 @@ def _cached(url: str, expected: str | None, cache: str | os.PathLike | None, pro
                 f"{_shown(url)}: PPVISION_OFFLINE is set and {path} {fault}; download the file by hand to that path"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path, ATTEMPTS * (timeout + MAX_WAIT)):
+        lock, part = path.with_name(f".{path.name}.lock"), _beside(path, ".part")
+        hint = "set PPVISION_CACHE to a local folder"
+        with files.locked(lock, ATTEMPTS * (timeout + MAX_WAIT), watch=lambda: _state(part), hint=hint):
             # Whoever held the lock before may have brought the file.
             if _fault(path, expected) is not None:
                 _Download(url, path, expected, progress, timeout).run()
         return path
     except OSError as e:
         raise _disk_error(path, e) from None
+
+
+def _state(part: Path) -> tuple[int, int] | None:
+    """What changes while a download comes in: size and time of what is there of it."""
+    with contextlib.suppress(OSError):
+        status = part.stat()
+        return status.st_size, status.st_mtime_ns
+    return None
 
 
 def _disk_error(path: Path, e: OSError) -> UserError:
@@ -250,44 +239,6 @@ def _disk_error(path: Path, e: OSError) -> UserError:
             "another disk; nothing of the download was kept"
         )
     return UserError(f"{e.filename or path}: {reason}; set PPVISION_CACHE to a folder that can be written")
-
-
-@contextlib.contextmanager
-def _locked(path: Path, patience: float) -> Iterator[None]:
-    """Only one process at a time gets here for `path`. The kernel frees the lock of a process that dies.
-
-    The lock file stays: removing it would let one process lock the removed file and another a new one.
-    """
-    import fcntl
-
-    part, lock = _beside(path, ".part"), path.with_name(f".{path.name}.lock")
-    with open(lock, "ab") as stream:
-        seen, since = None, time.monotonic()
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                pass
-            except OSError as e:
-                raise UserError(
-                    f"{lock}: this file system has no locks ({e.strerror}); set PPVISION_CACHE to a local folder"
-                ) from None
-            with contextlib.suppress(OSError):
-                status = part.stat()
-                if (status.st_size, status.st_mtime_ns) != seen:
-                    seen, since = (status.st_size, status.st_mtime_ns), time.monotonic()
-            if time.monotonic() - since > patience:
-                raise UserError(
-                    f"{lock}: another process has held this lock for {patience:.0f} s and downloads nothing; "
-                    "end it (fuser shows it) and run again"
-                )
-            time.sleep(POLL)
-        try:
-            yield
-        finally:
-            # Closing would not do: a child forked meanwhile shares the lock and keeps it.
-            fcntl.flock(stream, fcntl.LOCK_UN)
 
 
 class _Download:
@@ -333,8 +284,7 @@ class _Download:
                         raise self._error(f"{e} ({failures} attempts){kept}") from None
                     time.sleep(min(BACKOFF * 2 ** (failures - 1) if e.wait is None else e.wait, MAX_WAIT))
         record = {"url": _shown(self.url), "size": self._part_size(), "sha256": actual}
-        os.replace(self.part, self.path)
-        _sync_folder(self.path.parent)
+        files.move(self.part, self.path)
         # In this order: if the process dies in between, the file lacks its record or does not match an old one, and is
         # accepted or downloaded again; the other order could vouch for a file that never came.
         _write_record(_beside(self.path, ".json"), record)
@@ -476,7 +426,7 @@ class _Download:
                     bar.update(len(block))
                 self._check_head(head, response)
                 out.flush()
-                os.fsync(out.fileno())
+                files.sync(self.part)
         except OSError as e:
             if e.errno in FULL:
                 self._forget()
@@ -536,7 +486,7 @@ class _Download:
 
     def _verify(self) -> str:
         """The sha256 of the complete part."""
-        actual, size = _sha256(self.part), self._part_size()
+        actual, size = files.sha256(self.part), self._part_size()
         if self.expected is None or actual == self.expected:
             return actual
         patched = self.patched
@@ -566,13 +516,3 @@ def _innermost(e: BaseException) -> str:
             text = getattr(e, "strerror", None) or str(e) or type(e).__name__
             return " ".join(text.split())[:200]
         e = inner
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a new name survive a power failure, where the file system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -15,7 +15,6 @@ Deviates: half-precision values keep their type, bfloat16 becomes float32, for w
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import os
@@ -29,6 +28,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ppvision.errors import UserError
+from ppvision.files import sha256
 from ppvision.weights.download import resolve
 
 __all__ = ["read", "read_file", "resolve_path"]
@@ -522,11 +522,7 @@ def _check_sum(path: Path) -> None:
     for line in sums.read_text(errors="replace").splitlines():
         digest, _, name = line.partition("  ")
         if name == path.name:
-            with path.open("rb") as stream:
-                total = hashlib.sha256()
-                while block := stream.read(1 << 20):
-                    total.update(block)
-            if total.hexdigest() != digest:
+            if sha256(path) != digest:
                 raise UserError(f"{path}: sha256 differs from SHA256SUMS beside it: the file was altered or torn")
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -117,18 +115,23 @@ class TestMain:
 
 class TestImports:
     @pytest.mark.parametrize("argv", [["--help"], ["train", "--help"]])
-    def test_help_is_quick(self, argv):
-        def once() -> float:
-            started = time.perf_counter()
-            assert call(*argv).returncode == 0
-            return time.perf_counter() - started
-
-        assert statistics.median(once() for _ in range(5)) < 0.3
+    def test_help_reads_no_more_than_it_says(self, argv):
+        """What makes help slow is imports: of ours only the command line and the schema of recipes, of others YAML."""
+        code = f"import sys\nbefore = set(sys.modules)\nfrom ppvision.cli import main\nassert main({argv}) == 0\n"
+        code += "print(*set(sys.modules) - before, file=sys.stderr)"
+        done = call(code=code)
+        assert done.returncode == 0 and done.stdout.startswith("usage: ppvision"), done.stderr
+        modules = done.stderr.split()
+        ours = {name.split(".")[1] for name in modules if name.startswith("ppvision.")}
+        assert ours <= {"cli", "config", "errors", "device", "files", "version"}
+        others = {name.partition(".")[0] for name in modules} - sys.stdlib_module_names - {"cython_runtime"}
+        assert {name for name in others if not name.startswith("_")} <= {"ppvision", "yaml"}
 
     @pytest.mark.parametrize(
         "statement",
         [
             "import ppvision",
+            "main(['--help'])",
             *(f"main(['{verb}', '--help'])" for verb in cli.VERBS),
             "main(['config', 'show', 'x.yml'])",
             "main(['config', 'diff', 'x.yml', 'x.yml', '-o', 'train.seed=1'])",
@@ -154,7 +157,7 @@ class TestImports:
     def test_scripts_run_from_anywhere(self, inside, script):
         env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         command = [sys.executable, str(ROOT / "tools" / script), "--help"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=inside, env=env, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=inside, env=env, timeout=300)
         assert done.returncode == 0 and done.stdout.startswith("usage: ppvision"), done.stderr
 
     def test_there_is_a_script_for_every_upstream_name(self):
@@ -299,7 +302,7 @@ class TestRecipeVerbs:
         ],
     )
     def test_export(self, monkeypatch, argv, folder):
-        import ppvision.export
+        import ppvision.exporting
 
         seen = {}
         monkeypatch.setattr(ppvision.export, "export", lambda cfg, **given: seen.update(given, cfg=cfg), raising=False)

@@ -238,7 +238,7 @@ def mutated(path: str, value: object, rename: str | None) -> dict:
 
 
 class TestAnyRecipe:
-    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(path=st.sampled_from(LEAVES), value=values, rename=st.none() | st.text(max_size=6))
     def test_a_mutated_file_loads_or_names_itself(self, recipe, path, value, rename):
         Path("m.yml").write_text(yaml.safe_dump(mutated(path, value, rename)))
@@ -251,7 +251,7 @@ class TestAnyRecipe:
             Path("again.yml").write_text(cfg.to_yaml())
             assert load("again.yml") == cfg
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(text=st.text(max_size=40) | st.builds("{}={}".format, st.sampled_from(LEAVES), st.text(max_size=12)))
     def test_any_override_is_taken_or_named(self, recipe, text):
         try:
@@ -261,7 +261,7 @@ class TestAnyRecipe:
         else:
             assert isinstance(cfg, Config)
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(start=st.integers(0, len(RECIPE)), length=st.integers(0, 30), text=st.text(max_size=5))
     def test_damaged_text_never_ends_in_a_traceback(self, recipe, start, length, text):
         damaged = RECIPE[:start] + text + RECIPE[start + length :]

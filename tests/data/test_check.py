@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppvision.data.check import FORMATS, check, check_config
-from ppvision.data.formats.coco import Coco, box_fault
+from ppvision.data import DATASETS
+from ppvision.data.check import check, check_config
+from ppvision.data.formats.coco import Coco
+from ppvision.data.formats.coco_outlines import box_fault
 from ppvision.data.samples.fetch import fetch
 from ppvision.data.samples.synthetic import street
 from ppvision.errors import UserError
@@ -472,12 +474,12 @@ class TestUsage:
         with pytest.raises(UserError, match="no data format 'seglist'; did you mean 'seg_list'"):
             check("seglist", tmp_path)
 
-    @pytest.mark.parametrize("format", sorted(FORMATS))
+    @pytest.mark.parametrize("format", sorted(DATASETS))
     def test_missing_root(self, format):
         with pytest.raises(UserError, match="'/nowhere' is not a folder"):
             check(format, "/nowhere")
 
-    @pytest.mark.parametrize("format", sorted(FORMATS))
+    @pytest.mark.parametrize("format", sorted(DATASETS))
     def test_empty_root(self, format, tmp_path):
         with pytest.raises(UserError):
             check(format, tmp_path)

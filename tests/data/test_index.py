@@ -3,13 +3,12 @@ from __future__ import annotations
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ppvision.data.index import PackedStrings
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
 def test_is_the_list_it_was_made_of(texts):
     packed = PackedStrings(iter(texts))

@@ -61,6 +61,16 @@ def assert_no_children() -> None:
         os.waitpid(-1, os.WNOHANG)
 
 
+@pytest.fixture
+def killed(monkeypatch) -> list[str]:
+    """Names of the workers that had to be killed. A busy machine may take its time to end one that was asked to."""
+    names, process = [], multiprocessing.get_context("fork").Process
+    join, kill = process.join, process.kill
+    monkeypatch.setattr(process, "join", lambda self, timeout=None: join(self, 300))
+    monkeypatch.setattr(process, "kill", lambda self: (names.append(self.name), kill(self)))
+    return names
+
+
 class Numbers:
     """A data set without files: sample i is an image full of i. `act` may do something to chosen ones."""
 
@@ -104,6 +114,16 @@ class TestStream:
         expected = take(make(seg_root).stream(), 9)
         assert_same(take(make(seg_root, workers=workers).stream(), 9), expected)
         assert_no_children()
+
+    @pytest.mark.parametrize(("workers", "threads"), [(0, 7), (1, 1)])
+    def test_a_worker_has_one_thread(self, monkeypatch, workers, threads):
+        monkeypatch.setenv("OMP_NUM_THREADS", "7")
+
+        def told(sample: dict, rng: np.random.Generator) -> dict:
+            return {**sample, "threads": int(os.environ["OMP_NUM_THREADS"])}
+
+        (batch,) = take(Loader(Numbers(4), told, batch_size=2, shuffle=False, workers=workers).stream(), 1)
+        assert list(batch["threads"]) == [threads, threads] and os.environ["OMP_NUM_THREADS"] == "7"
 
     def test_large_batches_travel_unchanged(self, tmp_path):
         images = Numbers(8)
@@ -316,31 +336,28 @@ class TestWorkers:
         del stream
         assert_no_children()
 
-    def test_do_not_outwait_a_stuck_sample(self):
-        loader = Loader(Numbers(9, lambda i: time.sleep(60 * (i > 1))), None, batch_size=2, shuffle=False, workers=1)
+    def test_do_not_outwait_a_stuck_sample(self, killed):
+        loader = Loader(Numbers(9, lambda i: time.sleep(3600 * (i > 1))), None, batch_size=2, shuffle=False, workers=1)
         stream = loader.stream()
         next(stream)
-        began = time.monotonic()
         stream.close()
-        assert time.monotonic() - began < 1.9  # ended by SIGTERM; SIGKILL follows after two seconds
         assert_no_children()
+        assert not killed  # SIGTERM was enough
 
     def test_one_that_ignores_sigterm_is_killed(self):
         def act(i: int) -> None:
             if i > 1:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                time.sleep(60)
+                time.sleep(3600)
 
         loader = Loader(Numbers(9, act), None, batch_size=2, shuffle=False, workers=1)
         stream = loader.stream()
         next(stream)
         time.sleep(0.2)
-        began = time.monotonic()
         stream.close()
-        assert time.monotonic() - began < 10
         assert_no_children()
 
-    def test_ctrl_c_and_the_trainers_handlers_are_not_for_them(self):
+    def test_ctrl_c_and_the_trainers_handlers_are_not_for_them(self, killed):
         got = []
         old = signal.signal(signal.SIGTERM, lambda *_: got.append(1))
         try:
@@ -351,9 +368,8 @@ class TestWorkers:
                 os.kill(process.pid, signal.SIGINT)
             for _ in range(10):
                 next(stream)
-            began = time.monotonic()
             stream.close()
-            assert time.monotonic() - began < 1.9 and not got
+            assert not killed and not got
         finally:
             signal.signal(signal.SIGTERM, old)
 
@@ -445,12 +461,12 @@ def test_workers_do_not_outlive_their_parent(how):
     assert len(workers) == 2
     parent.send_signal(how)
     try:
-        assert parent.wait(10) != 0
+        assert parent.wait(300) != 0
     finally:
         parent.kill()
-    deadline = time.monotonic() + 5
+    until = time.monotonic() + 300
     while any(alive(pid) for pid in workers):
-        assert time.monotonic() < deadline, "a worker outlived its parent"
+        assert time.monotonic() < until, "a worker outlived its parent"
         time.sleep(0.05)
 
 

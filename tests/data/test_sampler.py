@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ppvision.data.sampler import Order, generator
@@ -13,7 +13,6 @@ def epoch(order: Order, number: int = 0) -> list[list[int]]:
     return [order.batch(number * order.batches + k)[0].tolist() for k in range(order.batches)]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 4), st.booleans(), st.integers(1, 3))
 def test_evaluation_shards_are_disjoint_and_complete(num, batch_size, world_size, shuffle, repeats):
     orders = [
@@ -24,7 +23,6 @@ def test_evaluation_shards_are_disjoint_and_complete(num, batch_size, world_size
     assert sorted(seen) == list(range(num))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 4), st.integers(1, 3), st.booleans())
 def test_ranks_share_what_one_rank_would_see(num, batch_size, world_size, repeats, drop_last):
     kwargs = dict(shuffle=True, seed=5, repeats=repeats)
@@ -42,7 +40,6 @@ def test_ranks_share_what_one_rank_would_see(num, batch_size, world_size, repeat
         assert {len(p[0]) for p in parts} == {batch_size}
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 3))
 def test_an_epoch_sees_everything_and_is_completed_from_its_start(num, batch_size, repeats):
     order = Order(num, batch_size, shuffle=True, repeats=repeats)
@@ -90,7 +87,6 @@ def test_refusals():
         Order(5, 0, shuffle=False)
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 60), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 99)
 )

@@ -14,7 +14,7 @@ from PIL import Image
 from ppvision.cli.infer import INFER, device_of, main, main_onnx, runtime_options, script
 from ppvision.cli.parser import parse_args
 from ppvision.errors import UserError
-from tests.export.samples import exported, exported_detector, write_pictures
+from tests.exporting.samples import exported, exported_detector, write_pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,6 +1,7 @@
 """The update loop: phases, freezing, accumulation, guards, exact continuation."""
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import paddle
@@ -134,6 +135,67 @@ def test_a_lazy_phase_multiplies_its_loss():
         )
 
     np.testing.assert_allclose(step_of(3), 3 * step_of(1), rtol=1e-4, atol=1e-8)
+
+
+def test_the_loss_is_the_same_sum_at_every_step():
+    """A lazy phase is due at steps 0 and 3; its term is logged and no part of `loss`."""
+    trainer = build_toy("gan")
+    logs = [trainer.update([batch_of(i)]) for i in range(4)]
+    assert ["r1/r1" in log for log in logs] == [True, False, False, True]
+    for log in logs:
+        assert log["loss"] == log["d/d"] + log["g/g"] and log.get("r1/r1", 1.0) > 0.0
+
+
+def test_denominators_reach_every_phase_and_are_the_mean_of_the_micro_batches():
+    seen = []
+
+    class Counting(ToyGan):
+        def normaliser(self, phase, batch):
+            return {"images": paddle.full([], len(batch["name"]))} if phase == "g" else {}
+
+        def losses(self, phase, batch):
+            seen.append((phase, {k: v.item() for k, v in batch["normaliser"].items()}))
+            return super().losses(phase, batch)
+
+    trainer_of(Counting()).update([batch_of(0, size=4), batch_of(1, size=2)])
+    assert seen == [("d", {})] * 2 + [("r1", {})] * 2 + [("g", {"images": 3.0})] * 2
+
+
+class Coder(ToyGan):
+    """Deploys a frozen encoder beside its generator."""
+
+    frozen = ("encoder",)
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = paddle.nn.Conv2D(3, 2, 1)
+
+    def deployables(self):
+        return {"encoder": self.encoder, "generator": self.generator}
+
+
+def test_the_average_follows_the_deployables_that_are_trained():
+    paddle.seed(0)
+    trainer = trainer_of(Coder(), ema=0.5)
+    assert list(trainer.method.averaged()) == ["generator"]
+    for i in range(3):
+        trainer.update([batch_of(i)])
+    files, raw = trainer.files(), weights_of(trainer)
+    assert {k.split(".")[0] for k in files["ema.pdparams"]} == {"generator"}
+    assert {k.split(".")[0] for k in files["model.pdparams"]} == {"encoder", "generator"}
+    for key, value in files["model.pdparams"].items():
+        if key.startswith("encoder"):
+            np.testing.assert_array_equal(value.numpy(), raw[key])
+    assert np.abs(files["model.pdparams"]["generator.0.weight"].numpy() - raw["generator.0.weight"]).max() > 1e-4
+
+
+def test_a_partly_frozen_deployable_is_averaged():
+    method = ToySupervised(Segmenter())
+    method.model.stem.weight.stop_gradient = True
+    assert list(method.averaged()) == ["model"]
+    for parameter in method.model.parameters():
+        parameter.stop_gradient = True
+    assert method.averaged() == {}
 
 
 def everything(trainer):
@@ -271,6 +333,38 @@ def test_parameters_without_gradient_are_listed_once():
     trainer.update([batch_of(0)])
     trainer.update([batch_of(1)])
     assert len(warnings) == 1 and "lonely.weight, lonely.bias" in warnings[0]
+
+
+def test_a_lazy_phase_need_not_reach_everything():
+    """The gradient penalty does not reach the discriminator's biases; only a phase of every update is told of."""
+    warnings = []
+    trainer = build_toy("gan", warn=warnings.append)
+    for i in range(4):
+        trainer.update([batch_of(i)])
+    assert warnings == []
+
+    class Busy(ToyGan):
+        phases = tuple(replace(phase, every=1) for phase in ToyGan.phases)
+
+    trainer = trainer_of(Busy(), warn=warnings.append)
+    for i in range(4):
+        trainer.update([batch_of(i)])
+    assert (
+        len(warnings) == 1
+        and "phase 'r1': no gradient reaches discriminator.0.bias, discriminator.2.bias" in warnings[0]
+    )
+
+
+def test_a_fault_leaves_no_gradient_behind(monkeypatch):
+    """Found after the first micro-batch had gone backward."""
+    trainer = build_toy("supervised", warn=lambda line: None)
+    original, calls = ToySupervised.losses, iter([1.0, float("nan")])
+    monkeypatch.setattr(ToySupervised, "losses", lambda self, p, b: {"ce": original(self, p, b)["ce"] * next(calls)})
+    assert trainer.update([batch_of(0), batch_of(1)]) == {}
+    group = trainer.groups["model"]
+    assert all(g.abs().sum().item() == 0.0 for g in group.gradients())
+    assert trainer.last_fault.what == "loss is not finite" and np.isnan(trainer.last_fault.terms["ce"])
+    assert trainer.last_fault.__traceback__ is None  # it would keep the tensors of the update
 
 
 def test_a_checkpoint_of_another_method_is_refused():

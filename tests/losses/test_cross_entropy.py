@@ -9,6 +9,12 @@ from ppvision.errors import UserError
 from ppvision.losses.cross_entropy import CrossEntropy
 
 
+def alone(loss, logits, label):
+    """The loss of a micro-batch that is the whole batch."""
+    batch = {"label": label if isinstance(label, paddle.Tensor) else paddle.to_tensor(label)}
+    return loss(logits, {**batch, "normaliser": loss.normaliser(batch)})
+
+
 def pixels(rng, ignored=0.3):
     logits = paddle.to_tensor(rng.standard_normal((2, 5, 6, 7)).astype("float32"))
     label = rng.integers(0, 5, (2, 6, 7)).astype("uint8")
@@ -20,7 +26,7 @@ def pixels(rng, ignored=0.3):
 def test_equals_the_framework(smoothing):
     rng = np.random.default_rng(0)
     logits, label = pixels(rng)
-    ours = CrossEntropy(label_smoothing=smoothing)(logits, {"label": paddle.to_tensor(label)})
+    ours = alone(CrossEntropy(label_smoothing=smoothing), logits, label)
     keep = paddle.to_tensor((label != 255).reshape(-1))
     flat, target = (
         logits.transpose([0, 2, 3, 1]).reshape([-1, 5])[keep],
@@ -40,15 +46,13 @@ def test_class_labels_and_weights():
     weights = [1.0, 2.0, 0.5]
     each = F.cross_entropy(logits, label, reduction="none").numpy().reshape(-1)
     expected = (each * np.array([1.0, 0.5, 2.0, 0.5])).mean()
-    np.testing.assert_allclose(
-        CrossEntropy(class_weights=weights)(logits, {"label": label}).item(), expected, rtol=1e-5
-    )
+    np.testing.assert_allclose(alone(CrossEntropy(class_weights=weights), logits, label).item(), expected, rtol=1e-5)
 
 
 def test_all_ignored_is_zero_with_zero_gradient():
     logits, label = pixels(np.random.default_rng(2), ignored=1.1)
     logits.stop_gradient = False
-    loss = CrossEntropy()(logits, {"label": paddle.to_tensor(label)})
+    loss = alone(CrossEntropy(), logits, label)
     loss.backward()
     assert loss.item() == 0.0
     assert float(logits.grad.abs().max()) == 0.0
@@ -59,12 +63,12 @@ def test_a_shared_denominator_makes_unequal_halves_equal_the_whole():
     logits, label = pixels(rng)
     label[1, 2:] = 255  # the second half has far fewer labels
     loss = CrossEntropy()
-    whole = loss(logits, {"label": paddle.to_tensor(label)}).item()
+    whole = alone(loss, logits, label).item()
     halves = [{"label": paddle.to_tensor(label[i : i + 1])} for i in range(2)]
     mean = sum(loss.normaliser(h)["labels"] for h in halves) / 2
     parts = [loss(logits[i : i + 1], {**h, "normaliser": {"labels": mean}}).item() for i, h in enumerate(halves)]
     np.testing.assert_allclose(np.mean(parts), whole, rtol=1e-6)
-    naive = np.mean([loss(logits[i : i + 1], h).item() for i, h in enumerate(halves)])
+    naive = np.mean([alone(loss, logits[i : i + 1], label[i : i + 1]).item() for i in range(2)])
     assert abs(naive - whole) > 1e-3  # so the check above can fail
 
 

@@ -44,9 +44,15 @@ def batch(count=5, size=(6, 8)):
     }
 
 
+def prepared_by(method, data):
+    """The batch as the trainer hands it to `losses`."""
+    ready = method.prepare(data)
+    return {**ready, "normaliser": method.normaliser("main", ready)}
+
+
 def test_without_mixing_it_is_the_cross_entropy():
     method, data = Classification(Linear()), batch()
-    prepared = method.prepare(data)
+    prepared = prepared_by(method, data)
     terms = method.losses("main", prepared)
     expected = F.cross_entropy(method.model(prepared["image"]), data["label"])
     assert list(terms) == ["main"]
@@ -143,7 +149,7 @@ class TestTokenLabels:
         method = self.method(beta=1.0, mix_token=False, label_smoothing=0.0)
         data = self.data()
         data["token_label"] = data["label"].reshape([4, 1, 1]).expand([4, 2, 2])
-        prepared = method.prepare(data)
+        prepared = prepared_by(method, data)
         terms = method.losses("main", prepared)
         model = method.model
         tokens = model.tokens(model.embed(prepared["image"]))
@@ -173,7 +179,7 @@ class TestTokenLabels:
         for step, method in enumerate(losses):
             method.set_state_dict(state)
             method.begin(step, 0, 0)
-            values.append(method.losses("main", method.prepare(data))["token"].item())
+            values.append(method.losses("main", prepared_by(method, data))["token"].item())
         assert values == pytest.approx([values[0]] * 3, abs=1e-5)
 
     def test_maps_follow_the_transforms(self):
@@ -235,14 +241,14 @@ class TestTokenLabels:
         method = self.method()
         data = self.data(token_label=paddle.zeros([4, 2, 2], "int64"))
         method.train()
-        sum(method.losses("main", method.prepare(data)).values()).backward()
+        sum(method.losses("main", prepared_by(method, data)).values()).backward()
         assert not [k for k, p in method.named_parameters() if p.grad is None]
 
     def test_missing_labels_and_wrong_grids_are_named(self):
         method = self.method()
         with pytest.raises(UserError, match="no token labels"):
-            method.losses("main", method.prepare(self.data()))
+            method.losses("main", prepared_by(method, self.data()))
         with pytest.raises(UserError, match=r"labels are \[3, 3\], the last stage has \[2, 2\]"):
-            method.losses("main", method.prepare(self.data(token_label=paddle.zeros([4, 3, 3], "int64"))))
+            method.losses("main", prepared_by(method, self.data(token_label=paddle.zeros([4, 3, 3], "int64"))))
         with pytest.raises(UserError, match="no tokens to label"):
             TokenLabelling(Linear())

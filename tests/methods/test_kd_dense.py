@@ -274,8 +274,8 @@ def test_refusals():
 
 
 def test_the_export_is_that_of_the_plain_student(tmp_path):
-    from ppvision.export import export_layer
-    from ppvision.export.exporter import Spec
+    from ppvision.exporting import export_layer
+    from ppvision.exporting.exporter import Spec
 
     files = []
     for name, net in (("distilled", method_of().deployables()["model"]), ("plain", network())):

@@ -293,8 +293,8 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
 
 @pytest.mark.parametrize("host", ["dab_detr_debug", "dino_debug"])
 def test_the_export_is_that_of_the_plain_student_to_the_byte(host, tmp_path):
-    from ppvision.export import export_layer
-    from ppvision.export.exporter import Spec
+    from ppvision.exporting import export_layer
+    from ppvision.exporting.exporter import Spec
 
     files = []
     for name, net in (("distilled", method_of(host).deployables()["model"]), ("plain", network(host, 1))):

@@ -42,16 +42,21 @@ def batch(classes=4):
     }
 
 
+def terms_of(method):
+    """The terms of a micro-batch that is the whole batch."""
+    return method.losses("main", {**batch(), "normaliser": method.normaliser("main", batch())})
+
+
 def test_auxiliary_heads_are_weighted():
     net = zoo.create_model("rtformer_debug", num_classes=4)
     method = Supervised(net, aux=[{"level": "c3", "channels": 8, "weight": 0.25}, {"level": "c5", "channels": 8}])
-    assert method.weights == [0.25, 0.4] and sorted(method.losses("main", batch())) == ["aux0", "aux1", "main"]
+    assert method.weights == [0.25, 0.4] and sorted(terms_of(method)) == ["aux0", "aux1", "main"]
     method.weights[0] = 0.5
     paddle.seed(0)
     method.eval()
-    double = method.losses("main", batch())["aux0"].item()
+    double = terms_of(method)["aux0"].item()
     method.weights[0] = 0.25
-    assert double == pytest.approx(2 * method.losses("main", batch())["aux0"].item(), rel=1e-6)
+    assert double == pytest.approx(2 * terms_of(method)["aux0"].item(), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -107,14 +112,14 @@ def test_output_weights(weights):
 
 def test_more_outputs_than_weights():
     with pytest.raises(UserError, match="method.output_weights: the network returns 3 outputs, 2 weights are given"):
-        Supervised(Net(3), output_weights=[1.0, 0.4]).losses("main", batch())
+        terms_of(Supervised(Net(3), output_weights=[1.0, 0.4]))
 
 
 def test_a_foreign_loss_needs_no_normaliser():
     method = Supervised(Net(), loss=Plain())
     ours = Supervised(method.model)
     assert method.normaliser("main", batch()) == {}
-    theirs, own = (m.losses("main", batch())["main"].item() for m in (method, ours))
+    theirs, own = (terms_of(m)["main"].item() for m in (method, ours))
     assert theirs == pytest.approx(own, rel=1e-5)
 
 
@@ -122,7 +127,7 @@ def test_a_foreign_loss_that_cannot_be_called_is_one_line():
     spec = {"type": "supervised", "loss": {"type": "paddle.nn.CrossEntropyLoss"}}
     method = build("method", Component(spec, "method"), model=Net())
     with pytest.raises(UserError, match="method.loss: paddle.*CrossEntropyLoss failed with .*a loss is called as"):
-        method.losses("main", batch())
+        terms_of(method)
 
 
 def test_a_loss_is_one_number():
@@ -131,7 +136,7 @@ def test_a_loss_is_one_number():
             return output.mean([2, 3])
 
     with pytest.raises(UserError, match="method.loss: Unreduced gives no single number; a loss is called as"):
-        Supervised(Net(), loss=Unreduced()).losses("main", batch())
+        terms_of(Supervised(Net(), loss=Unreduced()))
 
 
 def test_a_foreign_network_that_fails_is_one_line():
@@ -140,4 +145,4 @@ def test_a_foreign_network_that_fails_is_one_line():
             raise IndexError("no such thing")
 
     with pytest.raises(UserError, match="model: .*Broken failed with IndexError: no such thing; it is called with"):
-        Supervised(Broken()).losses("main", batch())
+        terms_of(Supervised(Broken()))

@@ -20,7 +20,7 @@ from ppvision.metrics.base import Metric
 from ppvision.metrics.coco import CocoAP
 from ppvision.metrics.detection_report import verdict
 from ppvision.predict.results import Boxes
-from tests.export.samples import write_detection_recipe
+from tests.exporting.samples import write_detection_recipe
 from tools.experiments.detection import FIGURES, by_pycocotools, scenes
 
 SCRIPT = Path(__file__).with_name("two_processes.py")

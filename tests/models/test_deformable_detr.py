@@ -13,7 +13,7 @@ import paddle
 import pytest
 
 from ppvision.errors import UserError
-from ppvision.export.exporter import Spec, export_layer
+from ppvision.exporting.exporter import Spec, export_layer
 from ppvision.models import zoo
 from ppvision.models.deformable_detr import DeformableDetr
 from ppvision.models.detr import QuerySet, check_detector

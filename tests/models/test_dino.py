@@ -16,7 +16,7 @@ import pytest
 from ppvision.config import check, load
 from ppvision.engine.optimizer import parameter_groups, trainable
 from ppvision.errors import UserError
-from ppvision.export.exporter import Spec, export_layer
+from ppvision.exporting.exporter import Spec, export_layer
 from ppvision.methods.group_detr import GroupDetr
 from ppvision.models import zoo
 from ppvision.models.deformable_parts import anchors

@@ -10,7 +10,7 @@ import paddle
 import pytest
 
 from ppvision.errors import UserError
-from ppvision.export.exporter import Spec, export_layer
+from ppvision.exporting.exporter import Spec, export_layer
 from ppvision.models import zoo
 from ppvision.models.retinanet import LOW, RetinaNet
 from ppvision.weights import load_weights, state_of

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ppvision.errors import UserError
-from ppvision.predict.inputs import find_images, result_stems
+from ppvision.predict.inputs import find_inputs, result_stems
 
 
 @pytest.fixture
@@ -23,17 +23,17 @@ def relative(paths, root):
 
 
 def test_folder_is_walked_and_hidden_files_are_not(tree):
-    assert relative(find_images(tree), tree) == ["a/1.JPG", "a/deep/3.bmp", "b/2.png", "with blank.png"]
+    assert relative(find_inputs(tree), tree) == ["a/1.JPG", "a/deep/3.bmp", "b/2.png", "with blank.png"]
 
 
 def test_one_image(tree):
-    assert find_images(str(tree / "b/2.png")) == [tree / "b/2.png"]
+    assert find_inputs(str(tree / "b/2.png")) == [tree / "b/2.png"]
 
 
 def test_list_is_relative_to_its_folder_and_its_first_column_counts(tree, monkeypatch):
     monkeypatch.chdir("/")
     (tree / "a/val.list").write_text("\ufeff1.JPG label/1.png\n\n../b/2.png\t0\n../with blank.png\n", encoding="utf-8")
-    found = [path.resolve().relative_to(tree.resolve()).as_posix() for path in find_images(tree / "a/val.list")]
+    found = [path.resolve().relative_to(tree.resolve()).as_posix() for path in find_inputs(tree / "a/val.list")]
     assert found == ["a/1.JPG", "b/2.png", "with blank.png"]
 
 
@@ -49,16 +49,16 @@ def test_list_is_relative_to_its_folder_and_its_first_column_counts(tree, monkey
 def test_bad_lists(tree, name, content, said):
     (tree / name).write_bytes(content)
     with pytest.raises(UserError) as error:
-        find_images(tree / name)
+        find_inputs(tree / name)
     assert said in str(error.value)
 
 
 def test_nothing_there(tree):
     (tree / "none").mkdir()
     with pytest.raises(UserError, match="no image in this folder"):
-        find_images(tree / "none")
+        find_inputs(tree / "none")
     with pytest.raises(UserError, match="no such file"):
-        find_images(tree / "nowhere")
+        find_inputs(tree / "nowhere")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from ppvision.predict import Predictor, Runtime, run
 from ppvision.predict import predictor as predictor_module
 from ppvision.predict.predictor import save_results, statistics_of
 from ppvision.predict.tasks.segmentation import SegmentationTask
-from tests.export.samples import exported, pictures, write_pictures, write_recipe
+from tests.exporting.samples import exported, pictures, write_pictures, write_recipe
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from ppvision.errors import UserError
 from ppvision.predict import runtime as module
 from ppvision.predict.runtime import Runtime, check_runtime, choose_device, open_session, paddle_config
-from tests.export.samples import exported
+from tests.exporting.samples import exported
 
 NO_CUDA = not paddle.device.is_compiled_with_cuda()
 

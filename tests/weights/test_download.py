@@ -2,147 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import re
-import signal
 import socket
-import subprocess
 import sys
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
+from web import BODY, CUT, OTHER, PAGE, SHA, answer, hang_up, left, redirect
 
-from ppvision.errors import RunError, UserError
+from ppvision.errors import UserError
 from ppvision.weights import download
 from ppvision.weights.download import cached_path, fetch, resolve
-
-ROOT = Path(__file__).resolve().parents[2]
-BODY = b"\x80\x02" + np.random.default_rng(0).bytes(300_000)
-OTHER = b"\x80\x02" + np.random.default_rng(1).bytes(300_000)
-SHA = hashlib.sha256(BODY).hexdigest()
-CUT = 100_000
-PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>" + b"x" * 2000 + b"</body></html>"
-
-
-def answer(
-    body=BODY,
-    *,
-    status=200,
-    etag='"1"',
-    modified=None,
-    ranges=True,
-    drop=None,
-    length=None,
-    kind="application/octet-stream",
-    pause=0.0,
-    piece=None,
-    headers=None,
-    content_range=None,
-):
-    """What the server does with one request.
-
-    Args:
-        ranges: honour Range, if If-Range agrees with `etag` or `modified`.
-        drop: close the connection after so many bytes of the body.
-        length: a Content-Length that may be wrong; "" for none.
-        piece, pause: send the body in pieces of that many bytes with a pause before each.
-        content_range: what to say instead of the true one.
-    """
-
-    def send(handler):
-        start, code = 0, status
-        wanted = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-        if ranges and status == 200 and wanted and handler.headers.get("If-Range") in (etag, modified):
-            start, code = int(wanted[1]), 206
-        part = body[start:]
-        handler.send_response(code)
-        for key, value in {"Content-Type": kind, "ETag": etag, "Last-Modified": modified, **(headers or {})}.items():
-            if value is not None:
-                handler.send_header(key, value)
-        if code == 206:
-            handler.send_header("Content-Range", content_range or f"bytes {start}-{len(body) - 1}/{len(body)}")
-        if length != "":
-            handler.send_header("Content-Length", str(len(part) if length is None else length))
-        handler.end_headers()
-        part = part[:drop]
-        for i in range(0, len(part), piece or len(part) or 1):
-            if pause and handler.server.closing.wait(pause):
-                return
-            handler.wfile.write(part[i : i + (piece or len(part))])
-
-    return send
-
-
-def hang_up(handler):
-    """A reset instead of an answer."""
-    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    handler.connection.close()
-    handler.wfile = handler.rfile = open(os.devnull, "r+b")
-
-
-def redirect(to):
-    return answer(b"", status=302, headers={"Location": to}, etag=None)
-
-
-class Server(ThreadingHTTPServer):
-    """Answers `/x` as `script["/x"]` says, a list whose last entry repeats; `requests` are what was asked."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script, self.requests, self.closing = {}, [], threading.Event()
-
-    def url(self, path, *script):
-        self.script[path] = list(script)
-        return f"http://127.0.0.1:{self.server_address[1]}{path}"
-
-    def handle_error(self, request, client_address):
-        pass  # a client that went away is part of the tests
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.server.requests.append((self.path, self.headers.get("Range"), self.headers.get("If-Range")))
-        script = self.server.script[self.path]
-        (script.pop(0) if len(script) > 1 else script[0])(self)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    monkeypatch.setenv("PPVISION_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("PPVISION_OFFLINE", raising=False)
-    monkeypatch.setattr(download, "BACKOFF", 0.01)
-    monkeypatch.setattr(download, "POLL", 0.01)
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield server
-        server.closing.set()
-        server.shutdown()
-        thread.join(5)
-
-
-def left(cache: Path) -> set[str]:
-    """Kinds of files in the cache, the lock file (which stays, empty) aside."""
-    return {p.name.partition(".pdparams")[2] for p in cache.iterdir() if not p.name.endswith(".lock")}
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return tmp_path / "cache" / "weights"
 
 
 class TestArrives:
@@ -353,13 +226,11 @@ class TestGivesUp:
 
     def test_nobody_answers(self, server, monkeypatch):
         monkeypatch.setattr(download, "ATTEMPTS", 2)
-        start = time.monotonic()
         with socket.socket() as deaf:
             deaf.bind(("127.0.0.1", 0))
             deaf.listen()
             with pytest.raises(UserError, match=r"no answer within 0.2 s \(2 attempts\)"):
                 fetch(f"http://127.0.0.1:{deaf.getsockname()[1]}/m.pdparams", timeout=0.2)
-        assert time.monotonic() - start < 3
 
     def test_no_certificate(self, server):
         """An http server spoken to in https."""
@@ -371,10 +242,9 @@ class TestGivesUp:
     def test_trickle_and_silence(self, server, monkeypatch, piece, pause):
         """Ten bytes every 0.05 s never trip a socket's timeout."""
         monkeypatch.setattr(download, "ATTEMPTS", 2)
-        start = time.monotonic()
         with pytest.raises(UserError, match=r"(only \d+ bytes came in|nothing came for 0.3 s).*\(2 attempts\)"):
             fetch(server.url("/m.pdparams", answer(piece=piece, pause=pause)), timeout=0.3)
-        assert time.monotonic() - start < 3
+        assert len(server.requests) == 2
 
     def test_length_that_is_never_reached(self, server, cache):
         url = server.url("/m.pdparams", answer(length=len(BODY) + 5))
@@ -548,125 +418,3 @@ class TestOffline:
             fetch(url)
         monkeypatch.setenv("PPVISION_OFFLINE", "0")
         assert fetch(url).read_bytes() == BODY
-
-
-class TestDisk:
-    def test_too_small_is_said_before(self, server, cache, monkeypatch):
-        monkeypatch.setattr(download.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-        url = server.url("/m.pdparams", answer())
-        with pytest.raises(RunError, match=r"needs 300.0 kB and 1.0 kB are free.*PPVISION_CACHE"):
-            fetch(url)
-        assert left(cache) == set()
-
-    def test_full_while_writing(self, server, cache):
-        """/dev/full: every write fails as on a full disk."""
-        url = server.url("/m.pdparams", answer())
-        cache.mkdir(parents=True)
-        Path(f"{cached_path(url)}.part").symlink_to("/dev/full")
-        with pytest.raises(RunError, match=f"{cache}: no space left for .*{os.strerror(errno.ENOSPC)}.*PPVISION_CACHE"):
-            fetch(url)
-        assert left(cache) == set() and Path("/dev/full").exists()
-        assert fetch(url).read_bytes() == BODY
-
-    def test_full_half_way(self, server, cache):
-        """A real limit on the size of files, in a process of its own."""
-        url = server.url("/m.pdparams", answer())
-        limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({CUT}, {CUT}))"
-        run = process(url, limit)
-        out = run.communicate(timeout=20)[0]
-        assert run.returncode == 0 and re.search("RunError .*no space left.*File too large", out), out
-        assert left(cache) == set()
-
-    def test_folder_that_cannot_be_written(self, server, tmp_path):
-        (tmp_path / "file").write_bytes(b"")
-        with pytest.raises(UserError, match="PPVISION_CACHE"):
-            fetch(server.url("/m.pdparams", answer()), cache=tmp_path / "file")
-
-    def test_cache_that_is_only_read(self, server, monkeypatch):
-        """A hit writes nothing, so a shared read-only cache serves."""
-        url = server.url("/m.pdparams", answer())
-        path = fetch(url)
-        before = {p: p.stat().st_mtime_ns for p in [path.parent, *path.parent.iterdir()]}
-        assert fetch(url) == path
-        assert before == {p: p.stat().st_mtime_ns for p in [path.parent, *path.parent.iterdir()]}
-
-
-def process(url: str, before: str = "") -> subprocess.Popen:
-    """Fetches `url` in another process, which prints the size of the file or the error."""
-    code = f"""
-import sys
-from ppvision.errors import UserError
-from ppvision.weights.download import fetch
-{before}
-try:
-    print(fetch({url!r}).stat().st_size)
-except UserError as e:
-    print(type(e).__name__, e)
-"""
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
-    )
-
-
-def wait_for(condition, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-class TestProcesses:
-    def test_one_downloads_the_others_wait(self, server, cache):
-        url = server.url("/m.pdparams", answer(piece=CUT, pause=0.3))
-        runs = [process(url) for _ in range(3)]
-        assert [run.communicate(timeout=20)[0].strip() for run in runs] == [str(len(BODY))] * 3
-        assert len(server.requests) == 1
-        assert left(cache) == {"", ".json"}
-
-    def test_threads_too(self, server):
-        url = server.url("/m.pdparams", answer(piece=CUT, pause=0.05))
-        found = []
-        threads = [threading.Thread(target=lambda: found.append(fetch(url).read_bytes() == BODY)) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(10)
-        assert found == [True] * 4 and len(server.requests) == 1
-
-    def test_killed_half_way(self, server, cache):
-        """The lock of a dead process is free, and its bytes are not lost."""
-        url = server.url("/m.pdparams", answer(piece=150_000, pause=0.3), answer())
-        run = process(url)
-        part = Path(f"{cached_path(url)}.part")
-        try:
-            wait_for(lambda: part.exists() and part.stat().st_size)
-        finally:
-            run.send_signal(signal.SIGKILL)
-            run.communicate(timeout=10)
-        assert left(cache) == {".part", ".part.json"}
-        size = part.stat().st_size
-        assert 0 < size < len(BODY)
-        assert fetch(url).read_bytes() == BODY
-        assert server.requests[1][1] == f"bytes={size}-"
-
-    def test_a_stuck_owner_is_not_waited_for_forever(self, server, cache, monkeypatch):
-        import fcntl
-
-        monkeypatch.setattr(download, "MAX_WAIT", 0.1)
-        url = server.url("/m.pdparams", answer())
-        cache.mkdir(parents=True)
-        path = cached_path(url)
-        with open(path.with_name(f".{path.name}.lock"), "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            with pytest.raises(UserError, match="another process has held this lock"):
-                fetch(url, timeout=0.01)
-        assert not server.requests
-        assert fetch(url).read_bytes() == BODY
-
-
-def test_importing_brings_no_http_client():
-    code = "import sys, ppvision.weights.download; print({'requests', 'paddle', 'tqdm'} & set(sys.modules))"
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=env)
-    assert run.stdout.strip() == "set()", run.stderr

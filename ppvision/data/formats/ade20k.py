@@ -8,11 +8,13 @@ name of each class in the benchmark's list; colours are those of Pascal VOC's fo
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 
 from ppvision.data.base import SegmentationDataset, list_images, voc_palette
 from ppvision.data.index import PackedStrings
+from ppvision.data.inspection import Part, part_of
 from ppvision.errors import UserError, did_you_mean
 
 CLASS_NAMES: tuple[str, ...] = tuple(
@@ -72,6 +74,13 @@ class Ade20k(SegmentationDataset):
     @classmethod
     def splits(cls, root: str) -> list[str]:
         return [f for f in _FOLDERS.values() if os.path.isdir(os.path.join(root, "images", f))]
+
+    @classmethod
+    def part(cls, root: str, split: str, **options: Any) -> Part:
+        dataset = cls(root, split, **options)
+        part = part_of(dataset)
+        part.faults += dataset.without_image(os.path.join("annotations", dataset.split), ".png")
+        return part
 
     def allowed(self) -> str:
         return f"0 (ignored) and 1..{self.num_classes} are allowed (num_classes is {self.num_classes})"

@@ -8,11 +8,15 @@ the mapping are those of the data set's `labels.py`.
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ppvision.data.base import SegmentationDataset, list_images
 from ppvision.data.index import PackedStrings
+from ppvision.data.inspection import Part, part_of
 from ppvision.errors import UserError
 
 # (label id, name, colour) of the 19 evaluated classes in the order of their train ids.
@@ -86,6 +90,28 @@ class Cityscapes(SegmentationDataset):
         folder = os.path.join(root, "leftImg8bit")
         return sorted(e.name for e in os.scandir(folder) if e.is_dir()) if os.path.isdir(folder) else []
 
+    @classmethod
+    def part(cls, root: str, split: str, **options: Any) -> Part:
+        dataset = cls(root, split, **options)
+        part = part_of(dataset)
+        part.faults += dataset.without_image(os.path.join("gtFine", split), f"_gtFine_{dataset.kind}.png")
+        return part
+
     def allowed(self) -> str:
         top = NUM_IDS if self.kind == "labelIds" else self.num_classes
         return f"{self.kind} may hold 0..{top - 1} and 255 (num_classes is {self.num_classes})"
+
+
+def write(root: str | os.PathLike, split: str, city: str, frame: str, image: np.ndarray, label_ids: np.ndarray) -> None:
+    """Write one frame where the published ones are.
+
+    Args:
+        frame: the name between the city and the kind of file, such as `000000_000019`.
+        image: uint8 [H,W,3] RGB.
+        label_ids: uint8 [H,W], 0..33.
+    """
+    kinds = (("leftImg8bit", "leftImg8bit", image, 3), ("gtFine", "gtFine_labelIds", label_ids, 6))
+    for folder, kind, picture, compress_level in kinds:
+        path = Path(root, folder, split, city, f"{city}_{frame}_{kind}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path, compress_level=compress_level)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ppvision.data.base import Dataset, read_class_names, voc_palette
+from ppvision.data.inspection import Finding, Part, digest
 from ppvision.errors import UserError
 
 __all__ = ["Idx", "decode"]
@@ -51,6 +52,8 @@ class Idx(Dataset):
         split: `train`, or `val` (the same as `test`).
     """
 
+    unit = "images"
+
     def __init__(self, root: str, split: str):
         super().__init__(root, split)
         if split not in PARTS:
@@ -75,6 +78,18 @@ class Idx(Dataset):
     def splits(cls, root: str) -> list[str]:
         there = os.listdir(root)
         return [s for s in ("train", "val") if any(name.startswith(f"{PARTS[s]}-images-idx3") for name in there)]
+
+    @classmethod
+    def part(cls, root: str, split: str, **options: Any) -> Part:
+        """The pictures have no files of their own, so they are told apart by their pixels."""
+        dataset = cls(root, split, **options)
+
+        def inspect(i: int) -> Finding:
+            sample = dataset[i]
+            histogram = np.bincount([sample["label"]], minlength=dataset.num_classes)
+            return Finding(sample["image"].shape[:2], digest(sample["image"].tobytes()), histogram)
+
+        return Part(len(dataset), inspect, dataset.name, list(dataset.class_names), dataset.unit)
 
     def _path(self, kind: str, axes: int) -> str:
         stem = os.path.join(self.root, f"{PARTS[self.split]}-{kind}-idx{axes}-ubyte")

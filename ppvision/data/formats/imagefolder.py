@@ -7,12 +7,15 @@ The classes are those of `{root}/labels.txt` (one name per line, in order) or el
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ppvision.data.base import Dataset, list_images, read_class_names, voc_palette
 from ppvision.data.index import PackedStrings
+from ppvision.data.inspection import Part, part_of
 from ppvision.errors import UserError, did_you_mean
 
 
@@ -23,6 +26,8 @@ class ImageFolder(Dataset):
         root: folder that holds the splits.
         split: sub-folder with one folder per class.
     """
+
+    unit = "images"
 
     def __init__(self, root: str, split: str):
         super().__init__(root, split)
@@ -61,6 +66,15 @@ class ImageFolder(Dataset):
     def splits(cls, root: str) -> list[str]:
         return [name for name in _folders(root) if _folders(os.path.join(root, name))]
 
+    @classmethod
+    def part(cls, root: str, split: str, **options: Any) -> Part:
+        part = part_of(cls(root, split, **options))
+        for name in sorted(os.listdir(os.path.join(root, split))):
+            folder = os.path.join(root, split, name)
+            if os.path.isdir(folder) and not list_images(folder):
+                part.notes.append(f"{folder}: class folder without images")
+        return part
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -70,6 +84,20 @@ class ImageFolder(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = self.read_image(index, self.images[index])
         return {"image": image, "label": int(self._labels[index]), "name": self.name(index)}
+
+
+def write(
+    root: str | os.PathLike, split: str, name: str, stem: str, image: np.ndarray, compress_level: int = 3
+) -> None:
+    """Write one picture of class `name`: `{root}/{split}/{name}/{stem}.png`.
+
+    Args:
+        image: uint8 [H,W,3] RGB or [H,W] grey.
+        compress_level: of PNG, 0..9.
+    """
+    folder = Path(root, split, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(folder / f"{stem}.png", compress_level=compress_level)
 
 
 def _folders(path: str) -> list[str]:

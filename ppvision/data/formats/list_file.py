@@ -17,6 +17,7 @@ import numpy as np
 from ppvision.data.base import Dataset, voc_palette
 from ppvision.data.formats import lists
 from ppvision.data.index import PackedStrings
+from ppvision.data.inspection import Part
 from ppvision.errors import UserError, require
 
 __all__ = ["ListFile"]
@@ -34,6 +35,8 @@ class ListFile(Dataset):
         label_maps: folder below the root with one `.npz` per image, at the image's path: `ids` and `scores` [n,h,w],
             the n best classes of a stronger network and their scores at each place of the image, for token labelling.
     """
+
+    unit = "images"
 
     def __init__(
         self,
@@ -63,6 +66,10 @@ class ListFile(Dataset):
     @classmethod
     def splits(cls, root: str) -> list[str]:
         return lists.splits(root)
+
+    @classmethod
+    def part(cls, root: str, split: str, **options: Any) -> Part:
+        return lists.part(cls, root, split, **options)
 
     def where(self, index: int) -> str:
         return f"{self.list}:{self._lines[index]}"

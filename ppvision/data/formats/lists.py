@@ -1,4 +1,5 @@
-"""What the formats that list their samples in `{root}/{split}.txt` share: the list, its lines, the class names.
+"""What the formats that list their samples in `{root}/{split}.txt` share: the list, its lines, the class names, and
+how they are checked and written.
 
 Class names come from `{root}/labels.txt` (one per line); without it the number of classes must be given.
 """
@@ -6,9 +7,11 @@ Class names come from `{root}/labels.txt` (one per line); without it the number 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from ppvision.data.base import read_class_names
+from ppvision.data.base import Dataset, read_class_names
+from ppvision.data.inspection import Finding, Part, part_of
 from ppvision.errors import UserError, require, within
 
 NAMES = "labels.txt"
@@ -63,3 +66,28 @@ def class_names(root: str, num_classes: int | None, default: str, limit: int = M
     count = len(names) if num_classes is None else num_classes
     within(1, limit, num_classes=count)
     return names or [default.format(k) for k in range(count)]
+
+
+def part(dataset: type[Dataset], root: str, split: str, **options: Any) -> Part:
+    """How a listed split is checked: a malformed line is a fault of the data, while a missing list or number of classes
+    is one of the command and raised.
+    """
+    try:
+        return part_of(dataset(root, split, **options))
+    except UserError as error:
+        if not str(error).startswith(f"{os.path.join(root, split)}.txt:"):
+            raise
+        fault = f"{error} (the list cannot be read before this is mended)"
+        return Part(0, lambda i: Finding(), str, faults=[fault])
+
+
+def write(root: str | os.PathLike, split: str, rows: Iterable[tuple[Any, Any]]) -> None:
+    """Write the list of a split: an image and what belongs to it (a label's path, a class number) on every line."""
+    with open(os.path.join(root, f"{split}.txt"), "w", encoding="utf-8") as file:
+        file.writelines(f"{image} {label}\n" for image, label in rows)
+
+
+def write_names(root: str | os.PathLike, names: Iterable[str]) -> None:
+    """Write the class names where every format that has some looks for them."""
+    with open(os.path.join(root, NAMES), "w", encoding="utf-8") as file:
+        file.writelines(f"{name}\n" for name in names)

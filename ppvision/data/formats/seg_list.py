@@ -6,13 +6,18 @@ Class names come from `{root}/labels.txt` (one per line); without it `num_classe
 from __future__ import annotations
 
 import array
+import os
 from collections.abc import Iterator
+from itertools import islice
+from typing import Any
 
 import numpy as np
 
+from ppvision.data import io
 from ppvision.data.base import SegmentationDataset, voc_palette
 from ppvision.data.formats import lists
 from ppvision.data.index import PackedStrings
+from ppvision.data.inspection import Part
 from ppvision.errors import UserError
 
 
@@ -45,7 +50,17 @@ class SegList(SegmentationDataset):
 
     @classmethod
     def splits(cls, root: str) -> list[str]:
-        return lists.splits(root)
+        """Lists of pairs below `root`: text files with an image's name near their beginning, which a README has not."""
+
+        def is_list(name: str) -> bool:
+            with open(os.path.join(root, f"{name}.txt"), encoding="utf-8-sig", errors="surrogateescape") as file:
+                return any(io.is_image(word.strip(",;")) for line in islice(file, 100) for word in line.split())
+
+        return [name for name in lists.splits(root) if is_list(name)]
+
+    @classmethod
+    def part(cls, root: str, split: str, **options: Any) -> Part:
+        return lists.part(cls, root, split, **options)
 
     def where(self, index: int) -> str:
         return f"{self.list}:{self._lines[index]}"

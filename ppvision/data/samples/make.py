@@ -11,13 +11,12 @@ import importlib
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from ppvision.data import DATASETS
-from ppvision.data.samples.fetch import locked
 from ppvision.data.samples.synthetic import GENERATORS
 from ppvision.errors import UserError, did_you_mean
+from ppvision.files import locked, new_folder
 
 STAMP = ".ppvision-made.json"
 REVISION = 1  # raised when a generator changes what it writes, so that older folders are written anew
@@ -66,15 +65,11 @@ def make(
         with locked(root.parent):
             if _is_current(root, stamp):
                 return False
-            with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as scratch:
-                new = Path(scratch) / root.name
+            with new_folder(root, durable=False) as new:
                 _generator(layout)(new, num_train, num_val, tuple(size), seed=seed)
                 for split in SPLITS:
                     _write_list(layout, new, split)
                 (new / STAMP).write_text(json.dumps(stamp) + "\n", encoding="utf-8")
-                if root.exists():
-                    root.rename(Path(scratch) / "old")
-                new.rename(root)
     except OSError as error:
         raise UserError(f"data make: cannot write {root} ({error.strerror or error})") from None
     return True

@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ppvision.data.fields import IGNORE, ROWS, is_map, is_picture, start
+from ppvision.data.fields import IGNORE, field_of, is_map, is_picture, start
 from ppvision.errors import UserError, blame, did_you_mean, require, within
 
 Sample = dict[str, Any]
@@ -144,8 +144,8 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int, min_box: 
         if "areas" in sample:
             share = np.divide(sides, whole, out=np.zeros_like(sides), where=whole > 0).prod(1)
             sample["areas"] = sample["areas"] * share
-        for key, group in ROWS.items():
-            if group == "boxes" and key in sample:
+        for key in sample:
+            if field_of(key).group == "boxes":
                 sample[key] = sample[key][kept]
     sample["inner"] = (height, width)
     return sample

@@ -10,7 +10,20 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from ppvision.predict.results import Classes, Features, Result
-from ppvision.predict.tasks.base import Net, Task, class_agreement, only_net
+from ppvision.predict.tasks.base import Ending, Net, Output, Task, class_agreement, first, only_net
+
+
+class ClassSoftmax(Ending):
+    """Probabilities of the classes."""
+
+    def __call__(self, outputs: Any) -> dict[str, Tensor]:
+        return {"probabilities": F.softmax(first(outputs), axis=1)}
+
+    def outputs(self, given: Any) -> tuple[Output, ...]:
+        return (Output("probabilities", "probabilities", "[B,K], sum 1 over the classes K"),)
+
+    def options(self) -> dict[str, Any]:
+        return {"probabilities": True}
 
 
 class ClassificationTask(Task):
@@ -23,16 +36,17 @@ class ClassificationTask(Task):
         probabilities: the network's output already is a probability.
     """
 
-    output_ops = ("softmax", "none")
+    endings = {"softmax": ClassSoftmax(), "none": Ending()}
+    way_back = "none: one row of scores per picture; the class is the index of the highest"
 
     def __init__(self, class_names: Sequence[str] = (), palette: Any = None, top: int = 5, probabilities: bool = False):
         super().__init__(class_names, palette)
         self.top = top
         self.probabilities = probabilities
 
-    def run(self, nets: Mapping[str, Net], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    def run(self, nets: Mapping[str, Net], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{"scores": [B,K]}, probabilities."""
-        output = only_net(nets)(batch["image"])
+        output = first(only_net(nets)(**inputs))
         return {"scores": output if self.probabilities else F.softmax(output, axis=-1)}
 
     def results(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Any]) -> list[Result]:
@@ -42,22 +56,18 @@ class ClassificationTask(Task):
         return [Classes(str(name), row, self.class_names, self.top) for name, row in zip(names, scores)]
 
     def agreement(
-        self, reference: Sequence[np.ndarray], product: Sequence[np.ndarray], tolerance: float
+        self, reference: Mapping[str, np.ndarray], product: Mapping[str, np.ndarray], tolerance: float
     ) -> tuple[float, float] | None:
         """Share of images with the same class."""
         return class_agreement(reference, product, tolerance)
-
-    def deploy_options(self, output_op: str) -> dict[str, Any]:
-        """A graph that ends with softmax gives probabilities."""
-        return {"probabilities": True} if output_op == "softmax" else {}
 
 
 class FeaturesTask(Task):
     """Networks give one tensor [B,...] or a dict of them."""
 
-    def run(self, nets: Mapping[str, Net], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    def run(self, nets: Mapping[str, Net], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The network's outputs by name; a single one is called `features`."""
-        output = only_net(nets)(batch["image"])
+        output = only_net(nets)(**inputs)
         if isinstance(output, Mapping):
             return dict(output)
         outputs = output if isinstance(output, (list, tuple)) else [output]

@@ -7,9 +7,9 @@ Papers:   the DETR family (see `ppvision.models.detr`). As Deformable DETR, DINO
 Deviates: the candidates are ranked by logit instead of by probability, so that scores near 1 are not tied; boxes are
           clipped to the image.
 
-Boxes of a network are relative to the image proper (`inner`), whatever was padded, since it is told by `valid`. An
-exported graph is told nothing: where a transform pads, its boxes are relative to the padded image and are brought to
-the image proper here, but the padding was looked at. Transforms that do not pad make both the same.
+Boxes of a network are relative to the image proper, whatever was padded, since it is told by `valid`; so are those of
+an exported graph, which takes the mask as an input. Of a network that takes none (of another package), boxes are
+relative to the padded image and are brought to the image proper here, but the padding was looked at.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from ppvision.data.batch import to_device
+from ppvision.device import tensor_of
 from ppvision.errors import UserError
 from ppvision.predict.overlap import greedy_pairs, pairwise_iou
 from ppvision.predict.results import Boxes, Result
-from ppvision.predict.tasks.base import Net, Task, images_of, only_net
+from ppvision.predict.tasks.base import Ending, Net, Output, Task, images_of, only_net
 
 TOP_K = 300
 FUSION_IOU = 0.7  # boxes of several views that overlap so much are one object
@@ -56,10 +56,24 @@ def detections(logits_BQC: Tensor, boxes_BQ4: Tensor, top_k: int) -> tuple[Tenso
     return corners, F.sigmoid(best), labels.astype("int32")
 
 
+class Detections(Ending):
+    """The best pairs of query and class."""
+
+    def __call__(self, outputs: Any) -> dict[str, Tensor]:
+        found = detections(outputs["logits"], outputs["boxes"], TOP_K)
+        return dict(zip(("boxes", "scores", "labels"), found))
+
+    def outputs(self, given: Any) -> tuple[Output, ...]:
+        return (
+            Output("boxes", "boxes", "[B,N,4] x1 y1 x2 y2, shares of width and height of the picture without padding"),
+            Output("scores", "scores", "[B,N] 0..1, falling"),
+            Output("labels", "labels", "[B,N] class ids", "int32"),
+        )
+
+
 class Detection(Task):
     """Networks give {"logits": [B,Q,C], "boxes": [B,Q,4] cxcywh}, or {"boxes": [B,k,4] xyxy, "scores": [B,k], "labels":
-    [B,k]} where an exported graph ends with "detections"; both in 0..1. An eager network is called with `valid` as
-    second argument when some pixel is padding.
+    [B,k]} where an exported graph ends with "detections"; both in 0..1, relative to the picture proper.
 
     Args:
         class_names: by class id.
@@ -71,8 +85,12 @@ class Detection(Task):
         scales: of the input, merged; (1.0,) is plain.
     """
 
-    output_ops = ("detections", "none")
+    endings = {"detections": Detections(), "none": Ending()}
     class_axis = -1
+    way_back = (
+        "x1 and x2 times the width, y1 and y2 times the height of the original picture, clipped to it; what scores "
+        "below threshold is no detection, what scores below draw_threshold is not drawn"
+    )
 
     def __init__(
         self,
@@ -95,10 +113,15 @@ class Detection(Task):
         self.top_k, self.threshold, self.draw_threshold = top_k, threshold, draw_threshold
         self.mirrors = (False, True) if flip else (False,)
 
-    def run(self, nets: Mapping[str, Net], batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """{"boxes": [B,k,4] xyxy, "scores": [B,k], "labels": int32 [B,k]}; boxes in 0..1, relative to `inner`."""
-        net, image = only_net(nets), batch["image"]
-        inner_B2 = self._inner(batch, image)
+    def defaults(self) -> dict[str, Any]:
+        """Thresholds and the number of detections."""
+        return {"top_k": self.top_k, "threshold": self.threshold, "draw_threshold": self.draw_threshold}
+
+    def run(self, nets: Mapping[str, Net], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{"boxes": [B,k,4] xyxy, "scores": [B,k], "labels": int32 [B,k]}; boxes in 0..1, relative to the picture
+        proper."""
+        net, image, valid = only_net(nets), inputs["image"], inputs.get("valid")
+        inner_B2 = _inner(image, valid)
         views = []
         for scale in self.scales:
             size = [max(int(side * scale + 0.5), 1) for side in image.shape[2:]]
@@ -122,7 +145,7 @@ class Detection(Task):
         rows = [images_of(batch, key, count) for key in ("inner", "size", "geometry")]
         found = []
         for i, (name, inner, size, geometry) in enumerate(zip(names, *rows)):
-            canvas = batch["image"].shape[2:] if inner is None else inner
+            canvas = batch["image"].shape[1:3] if inner is None else inner
             height, width = (float(side) for side in canvas)
             corners = boxes[i].astype(np.float64) * (width, height, width, height)
             if geometry is not None:
@@ -144,7 +167,7 @@ class Detection(Task):
         return found
 
     def agreement(
-        self, reference: Sequence[np.ndarray], product: Sequence[np.ndarray], tolerance: float
+        self, reference: Mapping[str, np.ndarray], product: Mapping[str, np.ndarray], tolerance: float
     ) -> tuple[float, float] | None:
         """Share of detections that the other side has as well, counted both ways: (in any order, at the same place).
 
@@ -153,9 +176,12 @@ class Detection(Task):
         which for the score s is s (1 - s) times as much. A detection whose score is that close to the last one of the
         list may be missing there.
         """
-        margin = tolerance * float(np.abs(reference[0]).max())
-        wanted = _detected(*reference[:2], self.top_k)
-        given = product if len(product) == 3 else _detected(*product[:2], self.top_k)
+        margin = tolerance * float(np.abs(reference["logits"]).max())
+        wanted = _detected(reference["logits"], reference["boxes"], self.top_k)
+        if "scores" in product:
+            given = (product["boxes"], product["scores"], product["labels"])
+        else:
+            given = _detected(product["logits"], product["boxes"], self.top_k)
         if any(a.shape != b.shape for a, b in zip(wanted, given)):
             return 0.0, 0.0
         same = in_place = judged = places = 0
@@ -174,25 +200,16 @@ class Detection(Task):
             places += len(first)
         return same / judged, in_place / places
 
-    def _inner(self, batch: Mapping[str, Any], image: Tensor) -> np.ndarray:
-        """int64 [B,2]: height and width of each image without padding."""
-        rows, size = image.shape[0], [int(side) for side in image.shape[2:]]
-        if batch.get("inner") is None:
-            return np.full((rows, 2), size, np.int64)
-        inner = np.stack(images_of(batch, "inner", rows)).astype(np.int64)
-        # The Predictor fills up the batch of a graph with a fixed one by repeating the last image.
-        return np.concatenate([inner, np.repeat(inner[-1:], rows - len(inner), axis=0)])
-
     def _look(self, net: Net, image: Tensor, inner_B2: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """The network's detections; boxes relative to `inner`."""
         height, width = (int(side) for side in image.shape[2:])
         padded = bool((inner_B2 != (height, width)).any())
-        asks = padded and getattr(net, "takes_valid", True)
+        asks = padded and "valid" in net.inputs
         if asks:
             rows, columns = (np.arange(n)[None] < inner_B2[:, i : i + 1] for i, n in enumerate((height, width)))
-            output = net(image, to_device({"valid": rows[:, :, None] & columns[:, None]})["valid"])
+            output = net(image=image, valid=tensor_of(rows[:, :, None] & columns[:, None]))
         else:
-            output = net(image)
+            output = net(image=image)
         given = set(output) if isinstance(output, Mapping) else {type(output).__name__}
         if {"logits", "boxes"} <= given:
             found = detections(output["logits"], output["boxes"], self.top_k)
@@ -257,6 +274,14 @@ def fuse(
     order = np.argsort(-fused_scores, kind="stable")
     fused = rows[order, :4] / rows[order, 4:5]
     return fused.astype(np.float32), fused_scores[order].astype(np.float32), classes[order]
+
+
+def _inner(image: Tensor, valid: Tensor | None) -> np.ndarray:
+    """int64 [B,2]: height and width of each picture without padding, which is at the bottom and right."""
+    if valid is None:
+        return np.full((image.shape[0], 2), image.shape[2:], np.int64)
+    mask = valid.numpy()
+    return np.stack([mask[:, :, 0].sum(1), mask[:, 0].sum(1)], axis=1).astype(np.int64)
 
 
 def _mirrored(image: Tensor, inner_B2: np.ndarray) -> Tensor:

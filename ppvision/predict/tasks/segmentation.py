@@ -22,7 +22,27 @@ from paddle import Tensor
 
 from ppvision.errors import UserError
 from ppvision.predict.results import Mask, Result
-from ppvision.predict.tasks.base import Net, Task, class_agreement, images_of, only_net
+from ppvision.predict.tasks.base import Ending, Net, Output, Task, class_agreement, first, images_of, only_net
+
+
+class Argmax(Ending):
+    """Class ids."""
+
+    def __call__(self, outputs: Any) -> dict[str, Tensor]:
+        return {"labels": paddle.argmax(first(outputs), axis=1, dtype="int32")}
+
+    def outputs(self, given: Any) -> tuple[Output, ...]:
+        return (Output("labels", "labels", "[B,H,W] class ids", "int32"),)
+
+
+class Softmax(Ending):
+    """Probabilities over the classes."""
+
+    def __call__(self, outputs: Any) -> dict[str, Tensor]:
+        return {"probabilities": F.softmax(first(outputs), axis=1)}
+
+    def outputs(self, given: Any) -> tuple[Output, ...]:
+        return (Output("probabilities", "probabilities", "[B,K,H,W], sum 1 over the classes K"),)
 
 
 class SegmentationTask(Task):
@@ -37,7 +57,11 @@ class SegmentationTask(Task):
         slide: {"crop": [h, w], "stride": [h, w]} pixels, or an object with these attributes, or None.
     """
 
-    output_ops = ("argmax", "softmax", "none")
+    endings = {"argmax": Argmax(), "softmax": Softmax(), "none": Ending()}
+    way_back = (
+        "cut off the padding at the bottom and right; labels to the original size by the nearest pixel centre, source "
+        "= floor((target + 0.5) * side / original side); scores by INTER_LINEAR per class, then the highest"
+    )
 
     def __init__(
         self,
@@ -55,11 +79,11 @@ class SegmentationTask(Task):
         self.flips = [()] + [(3,)] * flip + [(2,)] * flip_vertical + [(2, 3)] * (flip and flip_vertical)
         self.slide = None if slide is None else _checked_slide(slide)
 
-    def run(self, nets: Mapping[str, Net], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    def run(self, nets: Mapping[str, Net], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{"logits": [B,K,H,W]} in the size of the input, or {"labels": [B,h,w]} of a graph that decides itself."""
-        net, image = only_net(nets), batch["image"]
+        net, image = only_net(nets), inputs["image"]
         if len(self.flips) == 1 and self.scales == (1.0,) and self.slide is None:
-            output = _first(net(image))
+            output = first(net(**inputs))
             return {"labels": output} if _is_labels(output) else {"logits": output}
         size, total = image.shape[2:], None
         for scale in self.scales:
@@ -92,22 +116,22 @@ class SegmentationTask(Task):
         return masks
 
     def agreement(
-        self, reference: Sequence[np.ndarray], product: Sequence[np.ndarray], tolerance: float
+        self, reference: Mapping[str, np.ndarray], product: Mapping[str, np.ndarray], tolerance: float
     ) -> tuple[float, float] | None:
         """Share of pixels with the same class."""
         return class_agreement(reference, product, tolerance)
 
     def _logits(self, net: Net, image: Tensor) -> Tensor:
         if self.slide is None:
-            return _need_logits(net(image))
+            return _need_logits(net(image=image))
         (height, width), (crop_h, crop_w), (step_h, step_w) = image.shape[2:], *self.slide
         if crop_h >= height and crop_w >= width:
-            return _need_logits(net(image))
+            return _need_logits(net(image=image))
         total, count = None, np.zeros((1, 1, height, width), np.float32)
         for bottom in _window_ends(height, crop_h, step_h):
             for right in _window_ends(width, crop_w, step_w):
                 top, left = max(bottom - crop_h, 0), max(right - crop_w, 0)
-                logits = _need_logits(net(image[:, :, top:bottom, left:right]))
+                logits = _need_logits(net(image=image[:, :, top:bottom, left:right]))
                 if total is None:
                     total = paddle.zeros([*logits.shape[:2], height, width], "float32")
                 total[:, :, top:bottom, left:right] += logits
@@ -134,17 +158,12 @@ def _window_ends(length: int, crop: int, stride: int) -> list[int]:
     return [min(i * stride + crop, length) for i in range(count)]
 
 
-def _first(output: Any) -> Tensor:
-    """The logits: networks of other packages give a list with auxiliary outputs after them."""
-    return output[0] if isinstance(output, (list, tuple)) else output
-
-
 def _is_labels(output: Tensor) -> bool:
     return output.ndim == 3
 
 
 def _need_logits(output: Any) -> Tensor:
-    output = _first(output)
+    output = first(output)
     if _is_labels(output):
         raise UserError(
             "flip, scales and slide average logits, but this graph gives labels; export it with --output_op none, "

@@ -16,7 +16,9 @@ from pycocotools.coco import COCO
 
 from ppvision.config import load
 from ppvision.data import Loader, build_transforms
-from ppvision.data.formats.coco import Coco, Index, box_and_area
+from ppvision.data.formats.coco import Coco
+from ppvision.data.formats.coco_outlines import box_and_area
+from ppvision.data.formats.coco_table import Index
 from ppvision.errors import UserError
 
 SIZES = [(20, 30), (33, 24), (25, 25), (18, 40)]

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ppvision.config import Component, build
@@ -54,8 +54,9 @@ def drawn(height: int, width: int, rng: np.random.Generator) -> dict:
 
 
 @pytest.mark.parametrize("chain", CHAINS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(24, 120), st.integers(24, 120), st.integers(0, 2**31))
+@example(65, 108, 5748)  # "cropped": a window of 38x56 becomes 80x118, and 118 / 56 is more than 80 / 38
 def test_a_box_moves_as_its_pixels_do(chain, height, width, seed):
     rng = np.random.default_rng(seed)
     before = drawn(height, width, rng)
@@ -63,9 +64,10 @@ def test_a_box_moves_as_its_pixels_do(chain, height, width, seed):
     label, shape = after["label"], after["label"].shape
     assert shape == after["image"].shape[:2] == after["inner"]
     # A pixel belongs to a box by its centre, so every resize moves the drawn edge by half a pixel at most; the second
-    # one of DETR's crops enlarges what the first left by 80 / 38 at most.
+    # one of DETR's crops enlarges what the first left. The shorter side grows by 80 / 38 at most, but the longer one is
+    # rounded to whole pixels, so from n >= 38 of them it grows by (80 / 38 n + 1/2) / n, which is at most 80.5 / 38.
     exact, twice = chain in ("flip", "crop", "whole image"), chain in ("cropped", "either")
-    tolerance = 0 if exact else 0.5 * (1 + 80 / 38 * twice) + 1e-4
+    tolerance = 0 if exact else 0.5 * (1 + 80.5 / 38 * twice) + 1e-4
     lengths = {len(after[k]) for k in ("boxes", "classes", "crowd", "areas")}
     assert lengths == {len(after["classes"])}
     assert np.array_equal(after["crowd"], after["classes"] % 3 == 0)
@@ -101,7 +103,6 @@ def detr_size(height: int, width: int, size: int, max_size: int | None) -> tuple
     return size, int(size * width / height)
 
 
-@settings(deadline=None)
 @given(st.integers(30, 2000), st.integers(30, 2000), st.sampled_from([400, 480, 800]), st.sampled_from([None, 1333]))
 def test_sizes_are_those_of_detr(height, width, size, max_size):
     ours = RandomShortSide([size], max_size).choices[0].target(height, width)
@@ -122,7 +123,7 @@ def test_every_size_is_drawn_alike():
 
 
 class TestRandomSizeCrop:
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**31))
     def test_window_is_detrs(self, height, width, seed):
         top, left, h, w = RandomSizeCrop(20, 60).window(height, width, np.random.default_rng(seed))

@@ -48,7 +48,7 @@ def coded(height: int, width: int, rng: np.random.Generator) -> dict:
 
 
 @pytest.mark.parametrize("chain", CHAINS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(24, 120), st.integers(24, 120), st.integers(0, 2**31))
 def test_everything_moves_together(chain, height, width, seed):
     rng = np.random.default_rng(seed)
@@ -228,7 +228,7 @@ class TestPadTo:
 
 
 class TestRandomResizedCrop:
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**31))
     def test_window_lies_inside(self, height, width, seed):
         transform = T.RandomResizedCrop([8, 8])

@@ -10,7 +10,7 @@ import pytest
 from ppvision.errors import UserError
 from ppvision.predict.tasks.base import create_task
 from ppvision.predict.tasks.segmentation import SegmentationTask
-from tests.export.samples import TinyNet, randomise
+from tests.exporting.samples import TinyNet, randomise
 
 
 @pytest.fixture(scope="module")

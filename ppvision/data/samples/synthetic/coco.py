@@ -16,7 +16,6 @@ Deviates:  from COCO (Lin et al., arXiv:1405.0312) in that objects neither touch
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ppvision.data.formats import coco
 from ppvision.errors import UserError
 
 MIN_VISIBLE = 0.15  # share of an object's pixels, those outside the picture included
@@ -364,9 +364,8 @@ def _write(
     save: dict[str, Any],
 ) -> Path:
     root = Path(root)
-    (root / "annotations").mkdir(parents=True, exist_ok=True)
     for number, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
-        (root / split).mkdir(exist_ok=True)
+        (root / split).mkdir(parents=True, exist_ok=True)
         images, entries = [], []
         for i in range(count):
             scene = scene_of(np.random.default_rng([seed, number, i]), split)
@@ -376,12 +375,7 @@ def _write(
             images.append({"id": image_id, "file_name": name, "height": height, "width": width})
             for entry in annotations(scene, [id for id, _ in categories]):
                 entries.append({"id": number * 100_000_000 + len(entries) + 1, "image_id": image_id} | entry)
-        content = {
-            "info": {"description": f"synthetic, made by ppvision.data.samples.synthetic.coco, seed {seed}"},
-            "images": images,
-            "annotations": entries,
-            "categories": [{"id": id, "name": name, "supercategory": "synthetic"} for id, name in categories],
-        }
-        text = json.dumps(content, separators=(",", ":")) + "\n"
-        (root / "annotations" / f"instances_{split}.json").write_text(text)
+        info = {"description": f"synthetic, made by ppvision.data.samples.synthetic.coco, seed {seed}"}
+        classes = [{"id": id, "name": name, "supercategory": "synthetic"} for id, name in categories]
+        coco.write(root, split, images, entries, classes, info=info)
     return root

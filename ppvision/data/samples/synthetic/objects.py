@@ -15,8 +15,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
+from ppvision.data.formats import imagefolder
 from ppvision.data.samples.synthetic import street
 from ppvision.errors import UserError
 
@@ -83,5 +83,5 @@ def write(
         for name in CLASSES:  # a class without pictures is still a class
             (root / folder / name).mkdir(parents=True, exist_ok=True)
         for i, (name, picture) in enumerate(pictures(seed, split, count, size)):
-            Image.fromarray(picture).save(root / folder / name / f"{i:06d}.png", compress_level=3)
+            imagefolder.write(root, folder, name, f"{i:06d}", picture)
     return root

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
+from ppvision.data.formats import cityscapes
 from ppvision.errors import UserError
 
 # What is drawn, with the label ids of Cityscapes. "ego vehicle" is one of the ids that training ignores.
@@ -477,12 +477,7 @@ def write(
     """
     root = Path(root)
     for split_index, (split, count) in enumerate((("train", num_train), ("val", num_val))):
-        folders = root / "leftImg8bit" / split / city, root / "gtFine" / split / city
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
         for i in range(count):
             image, labels = render(np.random.default_rng([seed, split_index, i]), size, min_thickness)
-            stem = f"{city}_{i:06d}_000000"
-            Image.fromarray(image).save(folders[0] / f"{stem}_leftImg8bit.png", compress_level=3)
-            Image.fromarray(labels).save(folders[1] / f"{stem}_gtFine_labelIds.png")
+            cityscapes.write(root, split, city, f"{i:06d}_000000", image, labels)
     return root

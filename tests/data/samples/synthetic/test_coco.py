@@ -221,7 +221,9 @@ class TestShapes:
 @pytest.mark.network
 def test_sources_from_real_photographs(tmp_path):
     """The cut-outs as fetched, and a few scenes of them (the whole set takes half a minute)."""
-    from ppvision.data.samples.fetch import PACKAGES, SAMPLES, Archive, obtain, scene_sources
+    from ppvision.data.samples.fetch import SAMPLES
+    from ppvision.data.samples.layouts import scene_sources
+    from ppvision.data.samples.packages import PACKAGES, Archive, obtain
 
     names = SAMPLES["synthetic_coco"].packages
     files = {name: Archive(obtain(PACKAGES[name]), PACKAGES[name], tmp_path) for name in names}

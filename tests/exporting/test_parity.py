@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ppvision.errors import UserError
-from ppvision.export import parity
-from ppvision.export.parity import Graph, Row
+from ppvision.exporting import parity
+from ppvision.exporting.parity import Graph, Row
 from ppvision.predict.tasks.base import Task, class_agreement
 
 

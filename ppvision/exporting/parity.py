@@ -14,7 +14,8 @@ scores allow within the tolerance, it is compared with the network that is told 
 network that suppresses duplicates: a pair that overlaps by just the limit may count for duplicates or not.
 
 Pictures of the validation set are used when there is one. Otherwise seeded smooth blobs with grain: white noise alone
-drives networks into saturated, untypical activations.
+drives networks into saturated, untypical activations. Where the transforms pad, one more case is what they make of the
+first pictures, mask and all, since that is what a deployed graph is given.
 GPU rows are reported but not judged: TF32 convolutions, on by default there, differ by more than any sensible
 tolerance.
 """
@@ -26,26 +27,30 @@ import logging
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ppvision.device import cuda_usable
 from ppvision.errors import UserError
-from ppvision.predict.runtime import Runtime, cuda_usable, open_session
+from ppvision.predict.runtime import Runtime, open_session
 from ppvision.predict.tasks.base import Task
 
 logger = logging.getLogger("ppvision")
 
-Outputs = list[np.ndarray]
-Session = Callable[[np.ndarray], Outputs]
+Arrays = Mapping[str, np.ndarray]
+Net = Callable[..., Arrays]
 
 
 @dataclass
 class Row:
-    """One line of the table; errors are relative to the reference's magnitude, latency in milliseconds."""
+    """One line of the table; errors are relative to the reference's magnitude, latency in milliseconds.
+
+    `shape` is that of the picture, else of the first input; `inputs` has all of them, by the names of the graph.
+    """
 
     backend: str
     precision: str
@@ -57,6 +62,8 @@ class Row:
     latency_ms: float | None
     judged: bool = True
     fault: str | None = None
+    inputs: dict[str, list[int]] = field(default_factory=dict)
+    padded: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,10 +75,15 @@ class Graph:
     onnx: Path | None = None
 
 
-def shapes_for(input_shape: Sequence[int], example: tuple[int, int]) -> list[list[int]]:
-    """The shapes to compare at: the example (at most 512 a side), and an odd one with two images where the graph leaves
-    them free."""
-    batch, channels, height, width = input_shape
+def shapes_for(picture: Sequence[int], example: tuple[int, int]) -> list[list[int]]:
+    """The shapes to compare at: the example (at most 512 a side), and an odd one with two samples where the graph
+    leaves them free.
+
+    Args:
+        picture: [N,C,H,W], -1 is free.
+        example: height and width.
+    """
+    batch, channels, height, width = picture
     base_h, base_w = (min(side, 512) for side in example)
     first = [max(batch, 1), channels, height if height > 0 else base_h, width if width > 0 else base_w]
     second = [
@@ -100,13 +112,14 @@ def pictures(shape: Sequence[int], given: Sequence[np.ndarray] = ()) -> np.ndarr
     return np.rint(np.clip(smooth + grain, 0, 255)).transpose(0, 3, 1, 2).astype(np.float32)
 
 
-def relative_errors(reference: Outputs, other: Outputs) -> tuple[float, float]:
+def relative_errors(reference: Arrays, other: Arrays) -> tuple[float, float]:
     """(largest, mean) |difference| divided by the reference's largest magnitude, the worst over the outputs; inf for a
     wrong shape or a value that is not finite."""
-    if len(reference) != len(other):
+    if set(reference) != set(other):
         return float("inf"), float("inf")
     worst, mean = 0.0, 0.0
-    for a, b in zip(reference, other):
+    for name, a in reference.items():
+        b = other[name]
         if a.shape != b.shape or not np.isfinite(b).all():
             return float("inf"), float("inf")
         if a.size:
@@ -117,34 +130,38 @@ def relative_errors(reference: Outputs, other: Outputs) -> tuple[float, float]:
 
 
 def settled(
-    reference: Callable[..., Outputs], x: np.ndarray, wanted: Outputs, outputs: Outputs, tolerance: float
-) -> tuple[Outputs, Outputs]:
+    reference: Net, inputs: Arrays, expected: Arrays, outputs: Arrays, tolerance: float
+) -> tuple[Arrays, Arrays]:
     """What to compare of a network that chooses by rank: (reference, backend), logits and boxes each.
 
     Args:
         reference: the network; its second argument, where given, is what to choose, its third what to keep of it.
-        x: its input.
-        wanted: its own logits, boxes, choice [B,N] and scores [B,S]; of a network that suppresses duplicates also what
-            it keeps [B,N] and how far each overlaps a better one beyond the limit, [B,N,N].
+        inputs: its inputs.
+        expected: its own logits, boxes, choice [B,N] and scores [B,S]; of a network that suppresses duplicates also
+            what it keeps [B,N] and how far each overlaps a better one beyond the limit, excess [B,N,N].
         outputs: those of the backend.
         tolerance: of scores, relative to the largest of the chosen ones; of overlaps.
     """
-    chosen, scores, theirs = wanted[2], wanted[3], outputs[2]
-    plain = wanted[:2], outputs[:2]
+    chosen, scores, theirs = expected["chosen"], expected["scores"], outputs["chosen"]
     if theirs.shape != chosen.shape:
-        return plain
-    told = wanted
+        return _answer(expected), _answer(outputs)
+    told = expected
     if not np.array_equal(theirs, chosen):
         if theirs.min() < 0 or theirs.max() >= scores.shape[1] or any(len(set(r)) < len(r) for r in theirs.tolist()):
-            return plain
+            return _answer(expected), _answer(outputs)
         ours, others = (np.take_along_axis(scores, index, axis=1) for index in (chosen, theirs))
         margin = 2 * tolerance * float(np.abs(ours).max())
         if (np.diff(others, axis=1) > margin).any() or (others < ours[:, -1:] - margin).any():
-            return plain
-        told = reference(x, theirs)
-    if len(told) > 4 and not np.array_equal(told[4], outputs[4]) and _may_keep(outputs[4], told[5], 2 * tolerance):
-        told = reference(x, theirs, outputs[4])
-    return told[:2], outputs[:2]
+            return _answer(expected), _answer(outputs)
+        told = reference(inputs, theirs)
+    if "kept" in told and not np.array_equal(told["kept"], outputs["kept"]):
+        if _may_keep(outputs["kept"], told["excess"], 2 * tolerance):
+            told = reference(inputs, theirs, outputs["kept"])
+    return _answer(told), _answer(outputs)
+
+
+def _answer(outputs: Arrays) -> Arrays:
+    return {name: outputs[name] for name in ("logits", "boxes")}
 
 
 def _may_keep(kept: np.ndarray, excess: np.ndarray, margin: float) -> bool:
@@ -162,49 +179,40 @@ def _may_keep(kept: np.ndarray, excess: np.ndarray, margin: float) -> bool:
 
 
 def run(
-    reference: Session,
-    product_reference: Session,
+    reference: Net,
+    product_reference: Net,
     raw: Graph,
     product: Graph,
-    shapes: Sequence[Sequence[int]],
+    cases: Sequence[Arrays],
     *,
     task: Task,
     tolerance: float,
-    given: Sequence[np.ndarray] = (),
     chooses: bool = False,
 ) -> list[Row]:
-    """Compare every backend that runs here at every shape.
+    """Compare every backend that runs here on every case.
 
     Args:
-        reference: the network in eager mode with output_op none.
+        reference: the network in eager mode with the plain ending: inputs by the names of the graph -> outputs by name.
         product_reference: the same as exported.
-        raw: graph with output_op none.
+        raw: graph with the plain ending.
         product: graph that is shipped; the same files as `raw` when it decides nothing.
-        shapes: [B,C,H,W] each.
+        cases: inputs by the names of the graph.
         task: compares decisions.
         tolerance: for the allowance of ties.
-        given: RGB uint8 images to use.
         chooses: `reference` and `raw` also give what was chosen by rank, see `settled`.
 
     Raises:
         UserError: the reference itself is not finite.
     """
-    inputs = [pictures(shape, given) for shape in shapes]
-    expected = [reference(x) for x in inputs]
-    if not all(np.isfinite(output).all() for outputs in expected for output in outputs):
+    expected = [reference(case) for case in cases]
+    if not all(np.isfinite(output).all() for outputs in expected for output in outputs.values()):
         raise UserError("export: the network gives NaN or infinity in eager mode; check the weights")
     rows = [
-        Row(
-            "eager",
-            "fp32",
-            list(x.shape),
-            0.0,
-            0.0,
-            *(task.agreement(outputs, product_reference(x), tolerance) or (None, None)),
-            _latency(product_reference, x),
-        )
-        for x, outputs in zip(inputs, expected)
+        _row("eager", "fp32", case, (0.0, 0.0), task.agreement(own, product_reference(case), tolerance))
+        for case, own in zip(cases, expected)
     ]
+    for row, case in zip(rows, cases):
+        row.latency_ms = _latency(product_reference, case)
     for name, backend, device, runtime, judged in _variants(product):
         try:
             sessions = [
@@ -213,20 +221,36 @@ def run(
             ]
         except Exception as error:
             # Whatever a backend throws while it loads a graph is a fault of that backend, to be shown in the table.
-            rows.append(_faulty(name, runtime.precision, shapes[0], judged, error))
+            rows.append(_faulty(name, runtime.precision, cases[0], judged, error))
             continue
-        for x, own in zip(inputs, expected):
+        for case, own in zip(cases, expected):
             try:
-                outputs, shipped = sessions[0](x), sessions[-1](x)
-                latency = _latency(sessions[-1], x)
+                outputs, shipped = sessions[0](case), sessions[-1](case)
+                latency = _latency(sessions[-1], case)
             except Exception as error:
-                rows.append(_faulty(name, runtime.precision, x.shape, judged, error))
+                rows.append(_faulty(name, runtime.precision, case, judged, error))
                 continue
-            wanted, outputs = settled(reference, x, own, outputs, tolerance) if chooses else (own, outputs)
-            agreed = task.agreement(wanted, shipped, tolerance) or (None, None)
-            errors = relative_errors(wanted, outputs)
-            rows.append(Row(name, runtime.precision, list(x.shape), *errors, *agreed, latency, judged))
+            target, outputs = settled(reference, case, own, outputs, tolerance) if chooses else (own, outputs)
+            agreed = task.agreement(target, shipped, tolerance)
+            errors = relative_errors(target, outputs)
+            rows.append(_row(name, runtime.precision, case, errors, agreed, latency, judged))
     return rows
+
+
+def _row(
+    backend: str,
+    precision: str,
+    case: Arrays,
+    errors: tuple[float, float],
+    agreed: tuple[float, float] | None,
+    latency: float | None = None,
+    judged: bool = True,
+    fault: str | None = None,
+) -> Row:
+    shapes = {name: list(array.shape) for name, array in case.items()}
+    padded = any(array.dtype == bool and not array.all() for array in case.values())
+    first = shapes.get("x") or next(iter(shapes.values()))
+    return Row(backend, precision, first, *errors, *(agreed or (None, None)), latency, judged, fault, shapes, padded)
 
 
 def _variants(graph: Graph) -> list[tuple[str, str, str, Runtime, bool]]:
@@ -241,19 +265,19 @@ def _variants(graph: Graph) -> list[tuple[str, str, str, Runtime, bool]]:
     return variants
 
 
-def _faulty(name: str, precision: str, shape: Sequence[int], judged: bool, error: Exception) -> Row:
+def _faulty(name: str, precision: str, case: Arrays, judged: bool, error: Exception) -> Row:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    named = [line for line in lines if "rror" in line] or lines or [""]
-    fault = f"{type(error).__name__}: {named[-1][:200]}"
-    return Row(name, precision, list(shape), float("inf"), float("inf"), None, None, None, judged, fault)
+    telling = [line for line in lines if "rror" in line] or lines or [""]
+    fault = f"{type(error).__name__}: {telling[-1][:200]}"
+    return _row(name, precision, case, (float("inf"), float("inf")), None, None, judged, fault)
 
 
-def _latency(session: Session, x: np.ndarray, calls: int = 5, budget: float = 2.0) -> float:
+def _latency(session: Net, inputs: Arrays, calls: int = 5, budget: float = 2.0) -> float:
     """Median milliseconds of up to `calls` calls; stops once `budget` seconds are spent."""
     times: list[float] = []
     while len(times) < calls and sum(times) < budget:
         start = time.perf_counter()
-        session(x)
+        session(inputs)
         times.append(time.perf_counter() - start)
     return statistics.median(times) * 1000
 
@@ -283,7 +307,7 @@ def table(rows: Sequence[Row]) -> str:
         [
             row.backend,
             row.precision,
-            "x".join(map(str, row.shape)),
+            "x".join(map(str, row.shape)) + (" padded" if row.padded else ""),
             f"{row.max_error:.2e}",
             f"{row.mean_error:.2e}",
             "-" if row.agreement is None else f"{row.agreement:.4%}",

@@ -134,7 +134,7 @@ def write_detection_recipe(folder: Path, transforms=(), model=None, **sections) 
     content = {"images": images, "annotations": rows, "categories": categories}
     (data / "annotations/instances_val.json").write_text(json.dumps(content))
     recipe = {
-        "model": {"type": model or "tests.export.samples.TinyDetector", "num_classes": CLASSES},
+        "model": {"type": model or "tests.exporting.samples.TinyDetector", "num_classes": CLASSES},
         "data": {
             "type": "coco",
             "root": str(data),

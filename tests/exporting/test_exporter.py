@@ -11,13 +11,13 @@ from paddle import nn
 
 import ppvision
 from ppvision.errors import RunError, UserError
-from ppvision.export import convert_onnx, exporter, parity
-from ppvision.export.exporter import Spec, check_parameters, export_layer, save_static, upstream_transform
+from ppvision.exporting import convert_onnx, exporter, parity
+from ppvision.exporting.exporter import Spec, check_parameters, export_layer, save_static, upstream_transform
 from ppvision.predict import Predictor
 from ppvision.predict.predictor import sha256
 from ppvision.predict.runtime import Runtime, open_session
 from ppvision.predict.tasks.detection import Detection
-from tests.export.samples import (
+from tests.exporting.samples import (
     TinyDetector,
     TinyNet,
     exported,

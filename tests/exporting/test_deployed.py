@@ -6,9 +6,9 @@ import pytest
 from paddle import nn
 
 from ppvision.errors import UserError
-from ppvision.export import Deployed
-from ppvision.export.deployed import output_names
-from tests.export.samples import TinyDetector, TinyNet, randomise
+from ppvision.exporting import Deployed
+from ppvision.exporting.deployed import output_names
+from tests.exporting.samples import TinyDetector, TinyNet, randomise
 
 MEAN, STD = (120.0, 110.0, 100.0), (58.0, 57.0, 56.0)
 

@@ -35,7 +35,7 @@ def convert(pairs: Sequence[tuple[Path, Path, Path]]) -> None:
     """
     if importlib.util.find_spec("paddle2onnx") is None:
         raise UserError("paddle2onnx is not installed; pip install 'ppvision[onnx]'")
-    command = [sys.executable, "-m", "ppvision.export.convert_onnx", *(str(p) for triple in pairs for p in triple)]
+    command = [sys.executable, "-m", "ppvision.exporting.convert_onnx", *(str(p) for triple in pairs for p in triple)]
     try:
         done = subprocess.run(
             command,

@@ -5,20 +5,20 @@ import sys
 from pathlib import Path
 
 import ppvision
-import ppvision.export
+import ppvision.exporting
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_package_is_callable():
-    assert callable(ppvision.export) and ppvision.export is sys.modules["ppvision.export"]
+    assert callable(ppvision.export) and ppvision.export is sys.modules["ppvision.exporting"]
     assert ppvision.export.Deployed.__name__ == "Deployed"
 
 
 def test_import_alone_brings_neither_paddle_nor_training():
     code = (
         "import sys, ppvision.export; assert 'paddle' not in sys.modules;"
-        "import ppvision.export.exporter, ppvision.predict.predictor;"
+        "import ppvision.exporting.exporter, ppvision.predict.predictor;"
         "bad = [m for m in sys.modules if m.startswith(('ppvision.methods', 'ppvision.losses', 'ppvision.engine'))];"
         "assert not bad, bad"
     )

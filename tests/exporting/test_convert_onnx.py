@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from ppvision.errors import UserError
-from ppvision.export import convert_onnx
+from ppvision.exporting import convert_onnx
 
 
 def test_child_finds_this_ppvision_and_installs_nothing(monkeypatch):
