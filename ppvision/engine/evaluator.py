@@ -11,7 +11,7 @@ import paddle
 
 from ppvision.data.batch import to_device
 from ppvision.data.collate import select
-from ppvision.data.fields import field_of, is_normalised
+from ppvision.data.fields import field_of
 from ppvision.engine import distributed
 from ppvision.errors import UserError
 from ppvision.methods.base import Method
@@ -112,7 +112,7 @@ def by_size(batch: dict[str, Any]) -> list[dict[str, Any]]:
     groups: dict[tuple[int, int], list[int]] = {}
     for i, size in enumerate(canvas.tolist()):
         groups.setdefault(tuple(size), []).append(i)
-    maps = [key for key, value in batch.items() if key == "valid" or _is_map(key, value, batch["valid"])]
+    maps = [key for key, value in batch.items() if key == "valid" or _on_canvas(key, value)]
     parts = []
     for (height, width), rows in groups.items():
         part = select(batch, rows)
@@ -120,7 +120,6 @@ def by_size(batch: dict[str, Any]) -> list[dict[str, Any]]:
     return parts
 
 
-def _is_map(key: str, value: Any, valid: np.ndarray) -> bool:
+def _on_canvas(key: str, value: Any) -> bool:
     """Whether a key of a batch was padded to the canvas of the images."""
-    shared = field_of(key).collate == "canvas" or not is_normalised(key)
-    return shared and isinstance(value, np.ndarray) and value.shape[1:3] == valid.shape[1:3]
+    return isinstance(value, np.ndarray) and field_of(key, value[0]).collate == "canvas"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 
 from ppvision.errors import RunError, UserError
 from ppvision.models.network import Input, graph_name
@@ -51,6 +51,17 @@ def resolved(inputs: Mapping[str, Input], shapes: Mapping[str, Sequence[int]]) -
     }
 
 
+class InOrder(nn.Layer):
+    """A layer that is called with a dict, called with a list: a dict would reach the graph in alphabetical order."""
+
+    def __init__(self, layer: nn.Layer, names: Sequence[str]):
+        super().__init__()
+        self.layer, self.names = layer, list(names)
+
+    def forward(self, values: list[Tensor]) -> list[Tensor]:
+        return self.layer(dict(zip(self.names, values)))
+
+
 def save_static(layer: nn.Layer, stem: Path, inputs: Mapping[str, Input], outputs: Sequence[str]) -> None:
     """Write `<stem>.json` and `<stem>.pdiparams` (`.pdmodel` under the legacy IR, which keeps Paddle's output names).
 
@@ -60,11 +71,11 @@ def save_static(layer: nn.Layer, stem: Path, inputs: Mapping[str, Input], output
         inputs: by the names of the network's arguments.
         outputs: names of what the layer gives, in order.
     """
-    specs = {}
+    specs = []
     for name, spec in inputs.items():
         shape = [side if isinstance(side, int) else None for side in spec.shape]
-        specs[graph_name(name)] = paddle.static.InputSpec(shape, spec.dtype, graph_name(name))
-    paddle.jit.save(layer, str(stem), input_spec=[specs])
+        specs.append(paddle.static.InputSpec(shape, spec.dtype, graph_name(name)))
+    paddle.jit.save(InOrder(layer, [spec.name for spec in specs]), str(stem), input_spec=[specs])
     model = stem.with_name(f"{stem.name}.json")
     if model.is_file():
         name_outputs(model, outputs)

@@ -6,9 +6,10 @@ import numpy as np
 import paddle
 import pytest
 
+from ppvision.device import choose_device
 from ppvision.errors import UserError
 from ppvision.predict import runtime as module
-from ppvision.predict.runtime import Runtime, check_runtime, choose_device, open_session, paddle_config
+from ppvision.predict.runtime import Runtime, check_runtime, open_session, paddle_config
 from tests.exporting.samples import exported
 
 NO_CUDA = not paddle.device.is_compiled_with_cuda()
@@ -161,7 +162,7 @@ class TestSessions:
         paddle.jit.save(net, str(tmp_path / "m"), input_spec=[spec])
         x = np.random.default_rng(0).uniform(-1, 1, (2, 3, 64, 96)).astype(np.float32)
         files = {"model": tmp_path / "m.json", "params": tmp_path / "m.pdiparams"}
-        (output,) = open_session("paddle", "cpu", Runtime(mkldnn=True), **files)(x)
+        (output,) = open_session("paddle", "cpu", Runtime(mkldnn=True), **files)(x).values()
         assert output == pytest.approx(net(paddle.to_tensor(x)).numpy(), abs=1e-5)
 
     @pytest.mark.parametrize("backend, mkldnn", [("paddle", False), ("paddle", True), ("onnx", True)])
@@ -170,10 +171,10 @@ class TestSessions:
         files = {"model": folder / "model.json", "params": folder / "model.pdiparams", "onnx": folder / "model.onnx"}
         session = open_session(backend, "cpu", Runtime(mkldnn=mkldnn, cpu_threads=1), **files)
         x = np.random.default_rng(0).uniform(0, 255, (2, 3, 40, 56)).astype(np.float32)
-        first = session(x)[0]
+        first = session(x)["labels"]
         assert session.device == "cpu" and first.shape == (2, 40, 56) and first.dtype == np.int32
-        assert session(x[:1, :, ::-1])[0].shape == (1, 40, 56)
-        assert np.array_equal(session(x)[0], first)
+        assert session(x[:1, :, ::-1])["labels"].shape == (1, 40, 56)
+        assert np.array_equal(session(x)["labels"], first)
 
     @pytest.mark.parametrize("backend, package", [("onnx", "onnxruntime"), ("openvino", "openvino")])
     def test_a_missing_package_names_its_extra(self, backend, package, monkeypatch):
