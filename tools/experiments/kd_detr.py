@@ -94,6 +94,7 @@ def fit(arm: str, seed: int, updates: int, points: int, data: Path, weights: Pat
 def method_of(arm: str, taught: Any) -> Any:
     """The method of an arm with a new student."""
     from ppvision.methods.dense_detection import DenseDetection
+    from ppvision.methods.base import normalise
     from ppvision.methods.kd_dense import KdDense
     from ppvision.methods.kd_detr import KdDetr
 
@@ -111,10 +112,11 @@ def consistency(method: Any, taught: Any, data: Path) -> dict[str, float]:
     """
     import paddle
 
-    from ppvision.data.batch import normalise, to_device
+    from ppvision.data.batch import to_device
     from ppvision.data.formats.coco import Coco
     from ppvision.data.loader import Loader
     from ppvision.data.transforms.image import Compose
+    from ppvision.methods.base import normalise
     from ppvision.methods.kd_dense import KdDense, picked, rows_of
     from ppvision.nn.anchors import decode_boxes
     from ppvision.nn.boxes import area, cxcywh_to_xyxy, inverse_sigmoid
