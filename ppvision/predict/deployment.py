@@ -12,6 +12,7 @@ Runtime, OpenCV and PyYAML alone, from this file alone.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,14 +42,16 @@ MEANINGS = {
 # The transforms of deployment in words; sides are rounded as max(1, floor(side * scale + 0.5)).
 RULES = {
     "Resize": (
-        "size [height, width] gives exactly that, with keep_ratio scale = min(size[0] / height, size[1] / width); "
-        "short: scale = short / shorter side, with max at most max / longer side; long: scale = long / longer side; "
-        "then both sides up to a multiple of multiple_of. OpenCV's resize on uint8: linear INTER_LINEAR (the default), "
+        "size [height, width] (or one number for both) gives exactly that, with keep_ratio scale = min(size[0] / "
+        "height, size[1] / width); short: scale = short / shorter side, with max at most max / longer side; long: "
+        "scale = long / longer side; then both sides up to a multiple of multiple_of. OpenCV's resize on uint8: "
+        "linear INTER_LINEAR, "
         "area INTER_AREA, cubic INTER_CUBIC, nearest INTER_NEAREST_EXACT"
     ),
     "PadTo": (
-        "extend at the bottom and right to at least size [height, width], then to a multiple of multiple; what is "
-        "added holds normalisation.mean, and is false in an input of kind mask"
+        "extend at the bottom and right to at least size [height, width] (null: as it is), then both sides up to a "
+        "multiple of multiple; what is added holds normalisation.mean whatever value says, and is false in an input "
+        "of kind mask"
     ),
     "CenterCrop": "the window of size [height, width] in the middle, offsets (side - size) // 2",
 }
@@ -224,7 +227,7 @@ class Deployment:
             "model_name": self.model_name,
             "labels": list(self.labels),
             "palette": [[int(c) for c in colour] for colour in self.palette] if self.palette is not None else None,
-            "transforms": [plain(t) for t in self.transforms],
+            "transforms": [complete(t) for t in self.transforms],
             "rules": rules(self.transforms),
             "normalisation": {
                 "mean": [float(v) for v in self.mean],
@@ -457,6 +460,18 @@ def upstream_transform(spec: Mapping[str, Any]) -> dict[str, Any]:
     if t["type"] == "PadTo" and t.get("size") is not None and t.get("multiple", 1) == 1:
         return {"type": "Padding", "target_size": t["size"][::-1], "im_padding_value": t.get("value", 0.0)}
     return t
+
+
+def complete(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A transform with every argument, so that a reader need not know the defaults."""
+    from ppvision.config import resolve
+    from ppvision.data import TRANSFORMS
+
+    t = plain(spec)
+    if t["type"] not in TRANSFORMS:
+        return t
+    parameters = inspect.signature(resolve("transform", t["type"])).parameters.values()
+    return {"type": t["type"], **{p.name: plain(t.get(p.name, p.default)) for p in parameters}}
 
 
 def plain(value: Any) -> Any:

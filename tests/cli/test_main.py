@@ -303,7 +303,9 @@ class TestRecipeVerbs:
         import ppvision.exporting
 
         seen = {}
-        monkeypatch.setattr(ppvision.exporting, "export", lambda cfg, **given: seen.update(given, cfg=cfg), raising=False)
+        monkeypatch.setattr(
+            ppvision.exporting, "export", lambda cfg, **given: seen.update(given, cfg=cfg), raising=False
+        )
         assert main(["export", "-c", "x.yml", "--formats", "paddle", *argv]) == 0
         assert seen["save_dir"] == folder and seen["formats"] == ["paddle"] and seen["weights"] is None
 

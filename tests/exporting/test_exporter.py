@@ -74,7 +74,15 @@ class TestProduct:
         assert given["shape"] == [-1, 3, -1, -1] and given["range"] == [0, 255]
         (output,) = ours["outputs"]
         assert (output["name"], output["kind"], output["dtype"]) == ("labels", "labels", "int32")
-        assert ours["transforms"] == [{"type": "Resize", "short": 40}]
+        off = {
+            "size": None,
+            "max": None,
+            "long": None,
+            "keep_ratio": False,
+            "multiple_of": 1,
+            "interpolation": "linear",
+        }
+        assert ours["transforms"] == [{"type": "Resize", "short": 40, **off}]
         assert ours["task"] == "segmentation" and ours["model_name"] == "rtformer_debug"
         assert ours["shape_profile"]["min"] == {"x": [1, 3, 40, 53]}
         assert ours["shape_profile"]["max"] == {"x": [1, 3, 40, 66]}
@@ -167,7 +175,8 @@ class TestProduct:
         assert list(Predictor(out).nets) == ["down", "up"] and list(Predictor(out / "up").nets) == ["up"]
         (image,) = pictures([(32, 48)])
         own, other = (Predictor(out / name)(image)[0].labels for name in ("up", "down"))
-        want = pair.up(paddle.to_tensor(((image - np.float32(IMAGENET[0])) / np.float32(IMAGENET[1])).transpose(2, 0, 1)[None]))
+        mean, std = map(np.float32, IMAGENET)
+        want = pair.up(paddle.to_tensor(((image - mean) / std).transpose(2, 0, 1)[None]))
         assert (own == want.numpy()[0].argmax(0)).mean() > 0.999 > (own == other).mean()
 
 
@@ -211,7 +220,9 @@ class TestDetection:
 
     def test_raw_outputs_and_a_fixed_shape(self, tmp_path):
         detector = randomise(TinyDetector())
-        spec = tiny_spec(task="detection", output_op="none", shapes={"image": [2, 3, 32, 48]}, formats=("paddle", "onnx"))
+        spec = tiny_spec(
+            task="detection", output_op="none", shapes={"image": [2, 3, 32, 48]}, formats=("paddle", "onnx")
+        )
         export_layer(detector, tmp_path, spec)
         outputs = yaml.safe_load((tmp_path / "deploy.yaml").read_text())["PPVision"]["outputs"]
         assert [(o["name"], o["kind"]) for o in outputs] == [("logits", "raw"), ("boxes", "raw")]

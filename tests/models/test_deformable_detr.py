@@ -417,9 +417,7 @@ def test_the_suites_exporter(tmp_path):
     pictures = [np.random.default_rng(i).integers(0, 256, (64, 96, 3), dtype=np.uint8) for i in range(2)]
     batches = [collate([{"image": picture}]) for picture in pictures]
     (mean, std), task = zoo.entry("deformable_detr_debug").mean_std, create_task("detection")
-    spec = Spec(
-        "deformable_detr_debug", "detection", task, mean, std, example=(64, 96), batches=batches, strict=True
-    )
+    spec = Spec("deformable_detr_debug", "detection", task, mean, std, example=(64, 96), batches=batches, strict=True)
     export_layer(net, tmp_path, spec)
     report = json.loads((tmp_path / "parity.json").read_text())
     assert report["refused"] == {}

@@ -15,9 +15,9 @@ from ppvision.models import zoo
 from ppvision.models.retinanet import LOW, RetinaNet, retinanet
 from ppvision.predict.tasks.base import create_task
 from ppvision.weights import load_weights, state_of
-from tests.nets import Net
 from tests.graphs import write_graphs
 from tests.models.golden import fill
+from tests.nets import Net
 
 
 def net_of(name: str = "retinanet_debug", **options) -> RetinaNet:
@@ -309,7 +309,9 @@ class TestExport:
         net = net_of(backbone="resnet_debug", levels=("c3", "c4", "c5"), candidates=300)
         mean, std = zoo.entry("retinanet_debug").mean_std
         task = create_task("detection")
-        spec = Spec("retinanet_debug", "detection", task, mean, std, output_op="detections", example=(64, 96), strict=True)
+        spec = Spec(
+            "retinanet_debug", "detection", task, mean, std, output_op="detections", example=(64, 96), strict=True
+        )
         export_layer(net, tmp_path, spec)
         rows = json.loads((tmp_path / "parity.json").read_text())["rows"]
         assert {row["backend"] for row in rows} == {"eager", "paddle", "paddle-onednn", "onnx"}

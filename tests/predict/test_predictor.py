@@ -16,8 +16,7 @@ from ppvision.data.collate import collate
 from ppvision.data.fields import start
 from ppvision.data.transforms.image import build_transforms
 from ppvision.errors import UserError
-from ppvision.predict import Predictor, Runtime, run
-from ppvision.predict import saving
+from ppvision.predict import Predictor, Runtime, run, saving
 from ppvision.predict.assemble import statistics
 from ppvision.predict.nets import EagerNet, on_device
 from ppvision.predict.saving import save_results
@@ -99,7 +98,9 @@ class TestAnswers:
         theirs = predictor.get_output_handle(predictor.get_output_names()[0]).copy_to_cpu()
         assert theirs.dtype == np.int32
         sample = plain._sample(0, path, {})
-        outputs = plain.nets["model"](image=paddle.to_tensor(sample["image"].transpose(2, 0, 1)[None].astype(np.float32)))
+        outputs = plain.nets["model"](
+            image=paddle.to_tensor(sample["image"].transpose(2, 0, 1)[None].astype(np.float32))
+        )
         assert np.array_equal(outputs.numpy(), theirs)
 
 

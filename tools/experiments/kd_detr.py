@@ -94,7 +94,6 @@ def fit(arm: str, seed: int, updates: int, points: int, data: Path, weights: Pat
 def method_of(arm: str, taught: Any) -> Any:
     """The method of an arm with a new student."""
     from ppvision.methods.dense_detection import DenseDetection
-    from ppvision.methods.base import normalise
     from ppvision.methods.kd_dense import KdDense
     from ppvision.methods.kd_detr import KdDetr
 

@@ -143,7 +143,11 @@ class TestResults:
             "scores": paddle.to_tensor(np.array([[0.9, 0.8]], np.float32)),
             "labels": paddle.to_tensor(np.array([[1, 0]], np.int32)),
         }
-        batch = {"image": np.zeros([1, 64, 80, 3], np.uint8), "inner": np.array([[64, 80]]), "size": np.array([[30, 40]])}
+        batch = {
+            "image": np.zeros([1, 64, 80, 3], np.uint8),
+            "inner": np.array([[64, 80]]),
+            "size": np.array([[30, 40]]),
+        }
         (result,) = task.results(outputs, {**batch, "geometry": mirror[None]})
         assert result.boxes.tolist() == [[20, 8, 40, 16], [0, 16, 20, 30]]  # the second one ended at row 32
 
