@@ -57,7 +57,7 @@ CROP = Field("own", picture=True, target=False)
 MAP = Field("canvas")
 OTHER = Field()
 
-# Key -> field; a key that ends in "*" stands for all that begin so.
+# Key -> field; `word_*` stands for all keys that begin with the word and an underscore.
 FIELDS: dict[str, Field] = {
     "image": PICTURE,
     "image_id": OTHER,
@@ -82,8 +82,8 @@ def field_of(key: str, value: Any = None) -> Field:
         return MAP
     if key in FIELDS:
         return FIELDS[key]
-    prefix = f"{key.partition('_')[0]}_*"
-    return FIELDS.get(prefix, OTHER)
+    word, underscore, _ = key.partition("_")
+    return FIELDS.get(f"{word}{underscore}*", OTHER)
 
 
 def is_picture(key: str) -> bool:

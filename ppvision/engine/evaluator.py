@@ -11,7 +11,7 @@ import paddle
 
 from ppvision.data.batch import to_device
 from ppvision.data.collate import select
-from ppvision.data.fields import field_of, is_normalised
+from ppvision.data.fields import field_of
 from ppvision.engine import distributed
 from ppvision.errors import UserError
 from ppvision.methods.base import Method
@@ -112,7 +112,7 @@ def by_size(batch: dict[str, Any]) -> list[dict[str, Any]]:
         groups.setdefault(tuple(map(tuple, sizes)), []).append(i)
     if len(groups) <= 1:
         return [batch]
-    maps = [key for key, value in batch.items() if key == "valid" or _is_map(key, value, batch.get("valid"))]
+    maps = [key for key, value in batch.items() if key == "valid" or _on_canvas(key, value)]
     parts = []
     for sizes, rows in groups.items():
         part = select(batch, rows)
@@ -123,9 +123,6 @@ def by_size(batch: dict[str, Any]) -> list[dict[str, Any]]:
     return parts
 
 
-def _is_map(key: str, value: Any, valid: np.ndarray | None) -> bool:
+def _on_canvas(key: str, value: Any) -> bool:
     """Whether a key of a batch was padded to the canvas of the images."""
-    if valid is None:
-        return False
-    shared = field_of(key).collate == "canvas" or not is_normalised(key)
-    return shared and isinstance(value, np.ndarray) and value.shape[1:3] == valid.shape[1:3]
+    return isinstance(value, np.ndarray) and field_of(key, value[0]).collate == "canvas"

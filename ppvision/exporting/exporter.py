@@ -33,7 +33,7 @@ from ppvision.errors import RunError, UserError, did_you_mean
 from ppvision.exporting import cases as examples
 from ppvision.exporting import convert_onnx, parity
 from ppvision.exporting.deployed import Deployed
-from ppvision.exporting.graph import check_graph, check_parameters, read_inputs, resolved, save_static
+from ppvision.exporting.graph import check_graph, check_parameters, resolved, save_static
 from ppvision.exporting.legacy import legacy_writer
 from ppvision.files import move, sha256
 from ppvision.models.network import Input, graph_name, inputs_of, promises
@@ -275,8 +275,6 @@ def _make(
     save_static(product, staging / stem, inputs, [output.name for output in outputs])
     check_graph(staging / stem)
     check_parameters(net, staging / stem)
-    inputs = read_inputs(staging / f"{stem}.json", inputs)
-    cases = [{key: case[key] for key in map(graph_name, inputs)} for case in cases]
     raw, raw_stem = product, staging / stem
     chooses = _chooses(net, cases[-1], spec)
     if output_op != "none" or chooses:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 
 from ppvision.errors import RunError, UserError
 from ppvision.models.network import Input, graph_name, promises
@@ -27,7 +27,8 @@ def resolved(inputs: Mapping[str, Input], shapes: Mapping[str, Sequence[int]]) -
         shapes: by name of the argument or of the graph, -1 is free. A letter that one shape fixes is fixed everywhere.
 
     Raises:
-        UserError: an unknown name, another number of axes, or a length that the network does not have.
+        UserError: an unknown name, another number of axes, a length that the network does not have, or two lengths of
+            one side.
     """
     given = {}
     for key, shape in shapes.items():
@@ -45,7 +46,12 @@ def resolved(inputs: Mapping[str, Input], shapes: Mapping[str, Sequence[int]]) -
         if not fits:
             sides = ", ".join(map(str, declared))
             raise UserError(f"export: the shape of '{graph_name(name)}' is [{sides}], -1 for a free side, got {shape}")
-        known |= {own: side for side, own in zip(shape, declared) if isinstance(own, str) and side != -1}
+        fixed = {own: side for side, own in zip(shape, declared) if isinstance(own, str) and side != -1}
+        for own in fixed.keys() & known.keys():
+            if fixed[own] != known[own]:
+                said = f"{own} is {known[own]} in one shape and {fixed[own]} in that of '{graph_name(name)}'"
+                raise UserError(f"export: {said}")
+        known |= fixed
     if "B" in known:
         known["B+1"] = known["B"] + 1
     elif "B+1" in known:
@@ -53,6 +59,17 @@ def resolved(inputs: Mapping[str, Input], shapes: Mapping[str, Sequence[int]]) -
     return {
         name: replace(spec, shape=tuple(known.get(side, side) for side in spec.shape)) for name, spec in inputs.items()
     }
+
+
+class InOrder(nn.Layer):
+    """A layer that is called with a dict, called with a list: a dict would reach the graph in alphabetical order."""
+
+    def __init__(self, layer: nn.Layer, names: Sequence[str]):
+        super().__init__()
+        self.layer, self.names = layer, list(names)
+
+    def forward(self, values: list[Tensor]) -> list[Tensor]:
+        return self.layer(dict(zip(self.names, values)))
 
 
 def save_static(layer: nn.Layer, stem: Path, inputs: Mapping[str, Input], outputs: Sequence[str]) -> None:
@@ -63,12 +80,24 @@ def save_static(layer: nn.Layer, stem: Path, inputs: Mapping[str, Input], output
         stem: path without ending.
         inputs: by the names of the network's arguments.
         outputs: names of what the layer gives, in order.
+
+    Raises:
+        UserError: the layer does not read one of its inputs.
     """
-    specs = {}
+    specs = []
     for name, spec in inputs.items():
         shape = [side if isinstance(side, int) else None for side in spec.shape]
-        specs[graph_name(name)] = paddle.static.InputSpec(shape, spec.dtype, graph_name(name))
-    paddle.jit.save(layer, str(stem), input_spec=[specs])
+        specs.append(paddle.static.InputSpec(shape, spec.dtype, graph_name(name)))
+    ordered = InOrder(layer, [spec.name for spec in specs])
+    try:
+        paddle.jit.save(ordered, str(stem), input_spec=[specs])
+    except ValueError as error:
+        if "is not involved in the target_vars" not in str(error):
+            raise
+        names = ", ".join(spec.name for spec in specs)
+        raise UserError(
+            f"export: the network does not read one of its inputs ({names}), so it must not declare it"
+        ) from None
     model = stem.with_name(f"{stem.name}.json")
     if model.is_file():
         name_outputs(model, outputs)
@@ -87,28 +116,6 @@ def name_outputs(model: Path, outputs: Sequence[str]) -> None:
             raise RunError(f"export: {model.name} was not written completely; is the disk full?")
         text = text.replace(old, json.dumps(outputs[i]))
     model.write_text(text, encoding="utf-8")
-
-
-def read_inputs(model: Path, inputs: Mapping[str, Input]) -> dict[str, Input]:
-    """The inputs that the operators of a graph really read: an optional one that the network ignores is none.
-
-    Raises:
-        UserError: an input that is not optional is ignored.
-    """
-    block = json.loads(model.read_bytes())["program"]["regions"][0]["blocks"][0]
-    data = {}
-    for op in block["ops"]:
-        if op["#"].partition(".")[2] == "data":
-            attributes = {attribute["N"]: attribute["AT"]["D"] for attribute in op["A"]}
-            data[attributes["name"]] = op["O"][0]["%"]
-    used = {operand["%"] for op in block["ops"] for operand in op.get("I", ())}
-    result = {}
-    for name, spec in inputs.items():
-        if data.get(graph_name(name)) in used:
-            result[name] = spec
-        elif not spec.optional:
-            raise UserError(f"export: the network does not read its input '{name}'")
-    return result
 
 
 def check_graph(stem: Path) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "anchors",
     "build_backbone",
     "level_masks",
+    "picture_share",
     "scaled",
 ]
 
@@ -136,10 +137,13 @@ def _nearest_cells(length: int | Tensor, count: int | Tensor) -> Tensor:
     return paddle.arange(count, dtype="int64") * length // count
 
 
-def _share(mask: Tensor) -> Tensor:
-    """[B,h,w] -> [B,2]: which share of width and height is picture; the picture lies in the upper left corner."""
+def picture_share(mask: Tensor) -> Tensor:
+    """[B,h,w] -> [B,2]: which share of width and height is picture; the picture lies in the upper left corner.
+
+    No `stack` of two tensors of shape [B]: for a batch fixed to one paddle2onnx 2.1 takes them for scalars.
+    """
     mask = mask.astype("float32")
-    return paddle.stack([mask[:, 0].mean(-1), mask[:, :, 0].mean(-1)], axis=-1)
+    return paddle.concat([mask[:, 0].mean(-1, keepdim=True), mask[:, :, 0].mean(-1, keepdim=True)], axis=-1)
 
 
 def scaled(references: Tensor, valid_ratios: Tensor | None) -> Tensor:
@@ -292,11 +296,7 @@ class DeformableEncoder(nn.Layer):
         tokens = ratios = None
         if masks is not None:
             tokens = paddle.concat([m.flatten(1) for m in masks], axis=1)
-            shares = [
-                paddle.stack([m[:, 0].astype("float32").mean(-1), m[:, :, 0].astype("float32").mean(-1)], -1)
-                for m in masks
-            ]
-            ratios = paddle.stack(shares, axis=1)  # [B,L,2], the picture lies in the upper left corner
+            ratios = paddle.stack([picture_share(mask) for mask in masks], axis=1)  # [B,L,2]
         positions = self.positions(shapes, masks)
         references = scaled(paddle.concat(_cells(shapes, ratios), axis=1), ratios)
         for layer in self.layers:

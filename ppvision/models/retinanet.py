@@ -24,7 +24,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ppvision.errors import at_least, require, within
-from ppvision.models.deformable_parts import build_backbone
+from ppvision.models.deformable_parts import build_backbone, picture_share
 from ppvision.models.network import IMAGE, VALID, Input, Network, promises
 from ppvision.nn.anchors import Dense, decode_boxes, grid_anchors
 from ppvision.nn.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
@@ -300,8 +300,7 @@ class RetinaNet(Network):
         anchors = paddle.gather(said.anchors, row.flatten()).reshape([-1, count, 4])
         corners = cxcywh_to_xyxy(decode_boxes(deltas, anchors)).clip(0.0, 1.0)
         if valid is not None:
-            picture = valid.astype("float32")
-            share = paddle.stack([picture[:, 0].mean(-1), picture[:, :, 0].mean(-1)], axis=-1).tile([1, 2])
+            share = picture_share(valid).tile([1, 2])
             corners = (corners / share.unsqueeze(1)).clip(0.0, 1.0)
         excess = excess_overlap(corners, label, self.nms_iou)
         if kept is None:

@@ -12,8 +12,9 @@ tests/deploy/test_contract.py runs exports with ONNX Runtime, OpenCV and PyYAML 
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,16 @@ MEANINGS = {
 # The transforms of deployment in words; sides are rounded as max(1, floor(side * scale + 0.5)).
 RULES = {
     "Resize": (
-        "size [height, width] gives exactly that, with keep_ratio scale = min(size[0] / height, size[1] / width); "
-        "short: scale = short / shorter side, with max at most max / longer side; long: scale = long / longer side; "
-        "then both sides up to a multiple of multiple_of. OpenCV's resize on uint8: linear INTER_LINEAR (the default), "
+        "size [height, width] (or one number for both) gives exactly that, with keep_ratio scale = min(size[0] / "
+        "height, size[1] / width); short: scale = short / shorter side, with max at most max / longer side; long: "
+        "scale = long / longer side; then both sides up to a multiple of multiple_of. OpenCV's resize on uint8: "
+        "linear INTER_LINEAR, "
         "area INTER_AREA, cubic INTER_CUBIC, nearest INTER_NEAREST_EXACT"
     ),
     "PadTo": (
-        "extend at the bottom and right to at least size [height, width], then to a multiple of multiple; what is "
-        "added holds normalisation.mean, and is false in an input of kind mask"
+        "extend at the bottom and right to at least size [height, width] (null: as it is), then both sides up to a "
+        "multiple of multiple; what is added holds normalisation.mean whatever value says, and is false in an input "
+        "of kind mask"
     ),
     "CenterCrop": "the window of size [height, width] in the middle, offsets (side - size) // 2",
 }
@@ -209,12 +212,11 @@ class Deployment:
 
     def _deploy(self, part: Part) -> dict[str, Any]:
         """Upstream's keys, for programs that read only those."""
-        pictures = [spec for spec in part.inputs.values() if spec.kind == "image"]
         return {
             "model": f"{part.stem}.json",
             "params": f"{part.stem}.pdiparams",
             "transforms": [upstream_transform(t) for t in self.transforms],
-            "input_shape": [_side(side) for side in pictures[0].shape] if pictures else [],
+            "input_shape": _picture_shape(part.inputs),
             "output_op": part.output_op,
             "output_dtype": part.outputs[0].dtype,
         }
@@ -227,7 +229,7 @@ class Deployment:
             "model_name": self.model_name,
             "labels": list(self.labels),
             "palette": [[int(c) for c in colour] for colour in self.palette] if self.palette is not None else None,
-            "transforms": [plain(t) for t in self.transforms],
+            "transforms": [complete(t) for t in self.transforms],
             "rules": rules(self.transforms),
             "normalisation": {
                 "mean": [float(v) for v in self.mean],
@@ -312,7 +314,9 @@ def deploy_file(source: Any) -> Path | None:
     path = Path(source)
     if path.is_dir():
         if not (path / "deploy.yaml").is_file():
-            raise UserError(f"{path}: no deploy.yaml in this folder; `ppvision export` writes it")
+            inside = sorted(file.parent.name for file in path.glob("*/deploy.yaml"))
+            hint = f"choose one of: {', '.join(inside)}" if inside else "`ppvision export` writes it"
+            raise UserError(f"{path}: no deploy.yaml in this folder; {hint}")
         return path / "deploy.yaml"
     return path if path.name == "deploy.yaml" or (path.is_file() and _is_deploy(path)) else None
 
@@ -342,9 +346,9 @@ def _content(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: has no Deploy and PPVision block; was it written by `ppvision export`?")
     if ours.get("format", 1) != FORMAT:
         newer = isinstance(ours.get("format"), int) and ours["format"] > FORMAT
-        what = "a newer ppvision; use that one" if newer else "an older ppvision; write it anew"
+        what = "a newer ppvision; use that one, or write it anew" if newer else "an older ppvision; write it anew"
         raise UserError(
-            f"{path}: written by {what}, or: ppvision export --config <recipe> --model_path <weights> "
+            f"{path}: written by {what}: ppvision export --config <recipe> --model_path <weights> "
             f"--save_dir {path.parent}"
         )
     _need(path, "PPVision", ours, _COMMON_KEYS)
@@ -364,13 +368,10 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _part(path: Path, content: Mapping[str, Any]) -> Part:
     deploy, ours = content["Deploy"], content["PPVision"]
-    try:
-        inputs = {row["argument"]: _input(row) for row in ours["inputs"]}
-        outputs = [Output(o["name"], o["kind"], o.get("about", ""), o["dtype"]) for o in ours["outputs"]]
-    except (KeyError, TypeError, ValueError):
-        raise _altered(path, "PPVision.inputs or outputs") from None
-    if not inputs or not outputs:
-        raise _altered(path, "PPVision.inputs or outputs")
+    inputs = dict(_rows(path, "inputs", ours, lambda row: (row["argument"], _input(row))))
+    outputs = _rows(path, "outputs", ours, lambda o: Output(o["name"], o["kind"], o.get("about", ""), o["dtype"]))
+    if deploy["input_shape"] != _picture_shape(inputs):
+        raise _altered(path, "Deploy.input_shape")
     return Part(
         folder=path.parent,
         stem=Path(deploy["model"]).stem,
@@ -382,6 +383,23 @@ def _part(path: Path, content: Mapping[str, Any]) -> Part:
         tolerance=ours.get("tolerance") or {},
         sha256=ours["sha256"],
     )
+
+
+def _rows(path: Path, key: str, ours: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Any]) -> list[Any]:
+    """What `read` makes of every row of a block; there must be one."""
+    try:
+        found = [read(row) for row in ours[key]]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        found = []
+    if not found:
+        raise _altered(path, f"PPVision.{key}")
+    return found
+
+
+def _picture_shape(inputs: Mapping[str, Input]) -> list[int]:
+    """[N,C,H,W] of the first picture, -1 where a side is free; [] where none goes in."""
+    pictures = [spec for spec in inputs.values() if spec.kind == "image"]
+    return [_side(side) for side in pictures[0].shape] if pictures else []
 
 
 def _check_task(path: Path, name: str) -> None:
@@ -451,6 +469,18 @@ def upstream_transform(spec: Mapping[str, Any]) -> dict[str, Any]:
     if t["type"] == "PadTo" and t.get("size") is not None and t.get("multiple", 1) == 1:
         return {"type": "Padding", "target_size": t["size"][::-1], "im_padding_value": t.get("value", 0.0)}
     return t
+
+
+def complete(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A transform with every argument, so that a reader need not know the defaults."""
+    from ppvision.config import resolve
+    from ppvision.data import TRANSFORMS
+
+    t = plain(spec)
+    if t["type"] not in TRANSFORMS:
+        return t
+    parameters = inspect.signature(resolve("transform", t["type"])).parameters.values()
+    return {"type": t["type"], **{p.name: plain(t.get(p.name, p.default)) for p in parameters}}
 
 
 def plain(value: Any) -> Any:

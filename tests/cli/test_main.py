@@ -274,7 +274,7 @@ class TestRecipeVerbs:
         assert main(["train", "-c", "x.yml", "--iters=7", "--save_dir", "out"]) == 0
         assert (seen[0].train.iters, seen[0].train.save_dir) == (7, "out")
 
-    def test_eval_takes_the_best_model_of_the_run(self, monkeypatch):
+    def test_eval_takes_the_best_model_of_the_run(self, monkeypatch, capsys):
         import ppvision.engine
 
         seen = []
@@ -284,12 +284,13 @@ class TestRecipeVerbs:
             return {"mIoU": 0.5}
 
         monkeypatch.setattr(ppvision.engine, "evaluate", evaluate, raising=False)
-        assert main(["eval", "-c", "x.yml", "--output_eval", "figures"]) == 0
+        assert main(["eval", "-c", "x.yml"]) == 2 and not seen
+        assert "no weights: output/x/best_model does not exist; train first or give" in capsys.readouterr().err
         Path("output/x/best_model").mkdir(parents=True)
         Path("output/x/best_model/model.pdparams").touch()
-        assert main(["eval", "-c", "x.yml"]) == 0
+        assert main(["eval", "-c", "x.yml", "--output_eval", "figures"]) == 0
         assert main(["eval", "-c", "x.yml", "--model_path", "output/x/best_model/model"]) == 0
-        assert seen == [None, "output/x/best_model/model.pdparams", "output/x/best_model/model.pdparams"]
+        assert seen == ["output/x/best_model", "output/x/best_model/model.pdparams"]
         assert json.loads(Path("figures/metrics.json").read_text())["figures"] == {"mIoU": 0.5}
 
     @pytest.mark.parametrize(
@@ -305,7 +306,9 @@ class TestRecipeVerbs:
         import ppvision.exporting
 
         seen = {}
-        monkeypatch.setattr(ppvision.export, "export", lambda cfg, **given: seen.update(given, cfg=cfg), raising=False)
+        monkeypatch.setattr(
+            ppvision.exporting, "export", lambda cfg, **given: seen.update(given, cfg=cfg), raising=False
+        )
         assert main(["export", "-c", "x.yml", "--formats", "paddle", *argv]) == 0
         assert seen["save_dir"] == folder and seen["formats"] == ["paddle"] and seen["weights"] is None
 
@@ -325,7 +328,7 @@ class TestRecipeVerbs:
         seen = []
 
         def run(*given: object, **options: object) -> list:
-            seen.append((given[1:], options))
+            seen.append((given, options))
             return [1]
 
         Path("a.png").touch()
@@ -333,10 +336,10 @@ class TestRecipeVerbs:
         extra = ["--flip", "--custom_color", "0", "0", "0", "255", "0", "0", "--visualize", "false", "--batch_size=3"]
         extra += ["--save_threshold", "0.2", "--draw_threshold=0.4"]
         assert main(["predict", "-c", "x.yml", *argv, *extra]) == 0
-        ((given, options),) = seen
-        assert given == (image, folder)
+        (((cfg, *given), options),) = seen
+        assert given == [image, folder]
         assert options["palette"] == [[0, 0, 0], [255, 0, 0]] and options["overlay"] is False
-        assert options["flip"] is True and options["scales"] == [1.0] and options["batch_size"] == 3
+        assert cfg.eval.flip is True and cfg.eval.scales == [1.0] and options["batch_size"] == 3
         assert (options["threshold"], options["draw_threshold"]) == (0.2, 0.4) and "save_threshold" not in options
 
 
@@ -346,7 +349,7 @@ class TestBenchmark:
         times = json.loads(Path("b.json").read_text())["times"]
         assert set(times) == {"load", "forward", "update", "inference"}
         assert all(row["median_ms"] >= row["min_ms"] > 0 for row in times.values())
-        assert "rtformer_debug, batch 2 x 64 x 96 x 3, cpu, 2 repetitions" in capsys.readouterr().out
+        assert "rtformer_debug, batch 2 x 3 x 64 x 96, cpu, 2 repetitions" in capsys.readouterr().out
         assert not Path("output").exists()
 
     def test_memory_is_planned_without_data(self, capsys):

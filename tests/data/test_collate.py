@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ppvision.data.collate import collate, select
+from ppvision.data.collate import collate, rows_of, select
 from ppvision.data.transforms.image import Compose, PadTo
 
 
@@ -106,3 +106,43 @@ def test_crops_have_a_size_of_their_own():
         assert row.sum() == sample["crop_face"].sum()  # what is added is 0
     part = select(batch, [1])
     assert part["canvas_crop_face"].tolist() == [[2, 5]] and part["crop_face"].shape == (1, 4, 5, 3)
+
+
+def ragged() -> list[dict]:
+    """Three samples with 2, 0 and 1 boxes and 1, 3 and 0 points."""
+    samples = [sample(4 + i, 6, num_boxes=n) for i, n in enumerate((2, 0, 1))]
+    for i, (each, n) in enumerate(zip(samples, (1, 3, 0))):
+        each["points"] = np.full((n, 4), 10 * i, np.float32) + np.arange(n, dtype=np.float32)[:, None]
+    return samples
+
+
+@pytest.mark.parametrize("rows", [[0], [1], [2, 0], [1, 2], [2, 1, 0], [0, 0]])
+def test_selecting_is_collating_the_chosen(rows):
+    """Every key of the part, ragged ones with their offsets, is that of a batch of those samples."""
+    samples = ragged()
+    whole, chosen = collate(samples), collate([samples[i] for i in rows])
+    part = select(whole, rows)
+    assert part.keys() == whole.keys() and rows_of(part) == len(rows)
+    height = chosen["valid"].shape[1]
+    for key, expected in chosen.items():
+        got = part[key][:, :height] if key in ("image", "valid") else part[key]
+        assert list(got) == list(expected) if isinstance(expected, list) else np.array_equal(got, expected), key
+
+
+def test_rows_are_samples_whatever_stands_first():
+    batch = collate(ragged())
+    for first in batch:
+        assert rows_of({first: batch[first], **batch}) == 3, first
+    with pytest.raises(ValueError, match="empty batch"):
+        rows_of({})
+
+
+def test_batches_of_points_alone():
+    samples = [{"points": np.full((n, 4), n, np.float32), "name": str(n), "label": n} for n in (3, 0, 2)]
+    batch = collate(samples)
+    assert "valid" not in batch and "canvas" not in batch and rows_of(batch) == 3
+    assert batch["points"][:, 0].tolist() == [3, 3, 3, 2, 2] and batch["points_offsets"].tolist() == [0, 3, 3, 5]
+    part = select(batch, [2, 1])
+    assert part["points"].tolist() == [[2] * 4] * 2 and part["points_offsets"].tolist() == [0, 2, 2]
+    assert part["name"] == ["2", "0"] and part["label"].tolist() == [2, 0]
+    assert rows_of({"points": batch["points"], "points_offsets": batch["points_offsets"]}) == 3

@@ -8,6 +8,7 @@ from ppvision.data.collate import collate
 from ppvision.engine.evaluator import Evaluator, by_size
 from ppvision.metrics.segmentation import MeanIoU
 from ppvision.predict.tasks.segmentation import SegmentationTask
+from tests.nets import Function
 
 MEAN, STD = (10.0, 20.0, 30.0), (2.0, 4.0, 5.0)
 
@@ -61,7 +62,7 @@ def evaluator(*batches):
 
 def test_a_perfect_network_scores_one():
     """The network sees the normalised image, the metric the untouched annotation."""
-    figures = evaluator(batch([(6, 8), (6, 8)]), batch([(4, 5)], seed=1))({"model": perfect})
+    figures = evaluator(batch([(6, 8), (6, 8)]), batch([(4, 5)], seed=1))({"model": Function(perfect)})
     assert list(figures)[0] == "mIoU" and figures["mIoU"] == figures["Acc"] == 1.0
 
 
@@ -73,21 +74,21 @@ def test_images_of_one_batch_are_judged_without_their_neighbours_padding():
         return perfect(x)
 
     judge = evaluator(batch([(6, 8), (4, 5), (6, 8)]))
-    assert judge({"model": net})["mIoU"] == 1.0
+    assert judge({"model": Function(net)})["mIoU"] == 1.0
     assert sorted(seen) == [(1, 3, 4, 5), (2, 3, 6, 8)]
 
 
 def test_a_second_pass_begins_at_zero():
     judge = evaluator(batch([(6, 8)]))
-    wrong = judge({"model": lambda x: perfect(x).flip(1)})["mIoU"]
-    assert wrong < 0.5 and judge({"model": perfect})["mIoU"] == 1.0
-    assert judge({"model": lambda x: perfect(x).flip(1)})["mIoU"] == wrong
+    wrong = judge({"model": Function(lambda x: perfect(x).flip(1))})["mIoU"]
+    assert wrong < 0.5 and judge({"model": Function(perfect)})["mIoU"] == 1.0
+    assert judge({"model": Function(lambda x: perfect(x).flip(1))})["mIoU"] == wrong
 
 
 def test_stops_between_batches():
     answers = iter([False, True])
     judge = evaluator(batch([(6, 8)]), batch([(6, 8)]))
-    assert judge({"model": perfect}, stop=lambda: next(answers)) == {}
+    assert judge({"model": Function(perfect)}, stop=lambda: next(answers)) == {}
     assert judge.metrics[0].state()["matrix"].sum() == 48
 
 
@@ -99,7 +100,7 @@ def test_needs_no_gradient():
         assert out.stop_gradient
         return out
 
-    evaluator(batch([(6, 8)]))({"model": net})
+    evaluator(batch([(6, 8)]))({"model": Function(net)})
 
 
 @pytest.mark.parametrize("sizes", [[(6, 8), (6, 8)], [(6, 8), (4, 5), (6, 8)]])
@@ -113,11 +114,6 @@ def test_by_size_keeps_every_row_with_its_image(sizes):
             h, w = sizes[rows[name]]
             np.testing.assert_array_equal(part["image"][i], whole["image"][rows[name], :h, :w])
             assert part["target"][i] is whole["target"][rows[name]] and part["valid"][i].all()
-
-
-def test_ragged_rows_stay_together():
-    whole = {**batch([(6, 8), (4, 5)]), "boxes_offsets": np.array([0, 1, 2])}
-    assert by_size(whole) == [whole]
 
 
 def test_crops_of_unlike_size_are_judged_apart():
@@ -136,3 +132,31 @@ def test_crops_of_unlike_size_are_judged_apart():
         assert all(part["image"].shape[1:3] == (6, 8) for part in parts if extra)
         same = collate([{"crop_face": crops[i], **extra} for i in (0, 2)])
         assert by_size(same)[0] is same
+
+
+def test_by_size_cuts_ragged_rows_by_their_offsets():
+    """Three pictures with 1, 0 and 2 boxes, two of one size: every part has the boxes of its own pictures."""
+    rows = {"boxes": np.arange(12, dtype=np.float32).reshape(3, 4), "classes": np.array([7, 8, 9])}
+    whole = {**batch([(6, 8), (4, 5), (6, 8)]), **rows, "boxes_offsets": np.array([0, 1, 1, 3])}
+    large, small = by_size(whole)
+    assert large["name"] == ["0.png", "2.png"] and large["boxes_offsets"].tolist() == [0, 1, 3]
+    assert np.array_equal(large["boxes"], rows["boxes"]) and large["classes"].tolist() == [7, 8, 9]
+    assert small["boxes"].shape == (0, 4) and small["boxes_offsets"].tolist() == [0, 0]
+    parts = by_size({**whole, "boxes_offsets": np.array([0, 0, 2, 3])})
+    assert parts[0]["classes"].tolist() == [9] and parts[1]["classes"].tolist() == [7, 8]
+
+
+def test_by_size_cuts_only_what_was_padded_to_the_canvas():
+    """Pictures and maps of the canvas, not a picture of its own size, nor numbers that are as many by chance."""
+    whole = batch([(3, 3), (2, 3)])
+    whole |= {"label": np.arange(18, dtype=np.uint8).reshape(2, 3, 3), "geometry": np.ones((2, 3, 3))}
+    whole |= {"crop_face": np.ones((2, 3, 3, 3), np.uint8), "image_style": np.ones((2, 3, 3, 3), np.uint8)}
+    small = by_size(whole)[1]
+    assert small["label"].tolist() == [[[9, 10, 11], [12, 13, 14]]] and small["image_style"].shape == (1, 2, 3, 3)
+    assert small["geometry"].shape == (1, 3, 3) and small["crop_face"].shape == (1, 3, 3, 3)
+
+
+def test_batches_without_pictures_are_one_part():
+    whole = {"points": np.ones((5, 4), np.float32), "points_offsets": np.array([0, 2, 5]), "target": [{}, {}]}
+    (part,) = by_size(whole)
+    assert part is whole

@@ -12,11 +12,18 @@ from paddle import nn
 import ppvision
 from ppvision.errors import RunError, UserError
 from ppvision.exporting import convert_onnx, exporter, parity
-from ppvision.exporting.exporter import Spec, check_parameters, export_layer, save_static, upstream_transform
-from ppvision.predict import Predictor
-from ppvision.predict.predictor import sha256
+from ppvision.exporting.deployed import Deployed
+from ppvision.exporting.exporter import Spec, export_layer
+from ppvision.exporting.graph import check_parameters, save_static
+from ppvision.exporting.legacy import legacy_reason
+from ppvision.files import sha256
+from ppvision.models.network import IMAGE
+from ppvision.models.zoo import IMAGENET
+from ppvision.predict import Predictor, assemble
+from ppvision.predict.deployment import upstream_transform
 from ppvision.predict.runtime import Runtime, open_session
-from ppvision.predict.tasks.detection import Detection
+from ppvision.predict.tasks.base import create_task, ending_of
+from ppvision.predict.tasks.detection import Detection, Detections
 from tests.exporting.samples import (
     TinyDetector,
     TinyNet,
@@ -32,9 +39,10 @@ MEAN, STD = (120.0, 110.0, 100.0), (58.0, 57.0, 56.0)
 OWN = ["deploy.yaml", "model.json", "model.onnx", "model.pdiparams", "parity.json"]
 
 
-def tiny_spec(**changes):
-    base = dict(model_name="tiny", task="segmentation", mean=MEAN, std=STD, formats=("paddle",), example=(32, 48))
-    return Spec(**{**base, **changes})
+def tiny_spec(task="segmentation", labels=(), palette=None, **changes):
+    made = create_task(task, class_names=labels, palette=palette)
+    base = dict(model_name="tiny", task_name=task, task=made, mean=MEAN, std=STD, formats=("paddle",))
+    return Spec(**{**base, "example": (32, 48), **changes})
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +69,20 @@ class TestProduct:
             "output_dtype": "int32",
         }
         assert ours["labels"] == ["ground", "green", "red"] and len(ours["palette"]) == 3
-        assert ours["inputs"][0]["name"] == "x" and ours["outputs"] == [{"name": "labels", "kind": "labels"}]
-        assert ours["transforms"] == [{"type": "Resize", "short": 40}]
+        (given,) = ours["inputs"]
+        assert (given["name"], given["argument"], given["kind"], given["dtype"]) == ("x", "image", "image", "float32")
+        assert given["shape"] == [-1, 3, -1, -1] and given["range"] == [0, 255]
+        (output,) = ours["outputs"]
+        assert (output["name"], output["kind"], output["dtype"]) == ("labels", "labels", "int32")
+        off = {
+            "size": None,
+            "max": None,
+            "long": None,
+            "keep_ratio": False,
+            "multiple_of": 1,
+            "interpolation": "linear",
+        }
+        assert ours["transforms"] == [{"type": "Resize", "short": 40, **off}]
         assert ours["task"] == "segmentation" and ours["model_name"] == "rtformer_debug"
         assert ours["shape_profile"]["min"] == {"x": [1, 3, 40, 53]}
         assert ours["shape_profile"]["max"] == {"x": [1, 3, 40, 66]}
@@ -72,7 +92,7 @@ class TestProduct:
 
     def test_parity_report(self):
         report = json.loads((exported()[2] / "parity.json").read_text())
-        assert report["inputs"] == "validation images" and report["refused"] == {}
+        assert report["inputs"] == "validation samples" and report["refused"] == {}
         assert {row["backend"] for row in report["rows"]} >= {"eager", "paddle", "paddle-onednn", "onnx"}
         shapes = {tuple(row["shape"]) for row in report["rows"]}
         assert (2, 3, 25, 61) in shapes and len(shapes) == 2
@@ -95,8 +115,9 @@ class TestProduct:
         x = parity.pictures([batch, 3, height, width])
         net = ppvision.create_model("rtformer_debug", pretrained=weights, num_classes=3)
         net.eval()
-        expected = ppvision.export.Deployed(net, *ppvision.models.zoo.entry("rtformer_debug").mean_std, "argmax")
-        want = expected(paddle.to_tensor(x)).numpy()
+        _, ending = ending_of(create_task("segmentation"), "argmax")
+        expected = Deployed(net, *ppvision.models.zoo.entry("rtformer_debug").mean_std, ending)
+        want = expected({"x": paddle.to_tensor(x)})[0].numpy()
         got = paddle.jit.load(str(folder / "model"))(paddle.to_tensor(x)).numpy()
         assert got.shape == (batch, height, width) and (got == want).mean() > 0.999
 
@@ -121,7 +142,7 @@ class TestProduct:
         assert Predictor(tmp_path, flip=True)(image)[0].labels.shape == (32, 48)
 
     def test_fixed_shape(self, net, tmp_path):
-        export_layer(net, tmp_path, tiny_spec(input_shape=[2, 3, 32, 48], formats=("paddle", "onnx")))
+        export_layer(net, tmp_path, tiny_spec(shapes={"x": [2, 3, 32, 48]}, formats=("paddle", "onnx")))
         assert len({tuple(row["shape"]) for row in json.loads((tmp_path / "parity.json").read_text())["rows"]}) == 1
         images = pictures([(32, 48)] * 3)
         results = Predictor(tmp_path, batch_size=2)(images)  # the last batch is filled up
@@ -144,12 +165,19 @@ class TestProduct:
 
         recipe, _ = write_recipe(tmp_path)
         pair = randomise(Pair())
-        monkeypatch.setattr(exporter, "build_network", lambda cfg, weights: pair)
+        monkeypatch.setattr(assemble, "network", lambda cfg, weights: pair)
         out = tmp_path / "out"
         ppvision.export(recipe, ["export.formats=[paddle]"], weights="unused", save_dir=out)
-        assert names(out) == ["down", "up"] and "deploy.yaml" in names(out / "up")
-        with pytest.raises(UserError, match="choose one of: down, up"):
-            Predictor(out)
+        assert names(out) == ["deploy.yaml", "down", "up"] and "deploy.yaml" in names(out / "up")
+        content = yaml.safe_load((out / "deploy.yaml").read_text())
+        assert list(content) == ["PPVision"]
+        assert content["PPVision"]["parts"] == {"down": "down/deploy.yaml", "up": "up/deploy.yaml"}
+        assert list(Predictor(out).nets) == ["down", "up"] and list(Predictor(out / "up").nets) == ["up"]
+        (image,) = pictures([(32, 48)])
+        own, other = (Predictor(out / name)(image)[0].labels for name in ("up", "down"))
+        mean, std = map(np.float32, IMAGENET)
+        want = pair.up(paddle.to_tensor(((image - mean) / std).transpose(2, 0, 1)[None]))
+        assert (own == want.numpy()[0].argmax(0)).mean() > 0.999 > (own == other).mean()
 
 
 HOSTS = ("dab_detr_debug", "deformable_detr_debug", "dino_debug", "group_detr_v2_debug")
@@ -160,8 +188,10 @@ class TestDetection:
         content = yaml.safe_load((exported_detector()[2] / "deploy.yaml").read_text())
         deploy, ours = content["Deploy"], content["PPVision"]
         assert deploy["output_op"] == "detections" and deploy["output_dtype"] == "float32"
-        assert ours["outputs"] == [{"name": name, "kind": name} for name in ("boxes", "scores", "labels")]
-        assert ours["task"] == "detection" and ours["postprocess"] == {"type": "detection"}
+        outputs = [("boxes", "boxes", "float32"), ("scores", "scores", "float32"), ("labels", "labels", "int32")]
+        assert [(o["name"], o["kind"], o["dtype"]) for o in ours["outputs"]] == outputs
+        options = {"top_k": 300, "threshold": 0.0, "draw_threshold": 0.5}
+        assert ours["task"] == "detection" and ours["postprocess"] == {"type": "detection", **options}
         assert ours["labels"] == ["cat", "dog", "hen"]
 
     def test_parity_report(self):
@@ -178,20 +208,24 @@ class TestDetection:
         net = TinyDetector()
         net.set_state_dict(paddle.load(str(weights)))
         net.eval()
-        deployed = ppvision.export.Deployed(net, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-        raw = [value.numpy() for value in deployed(paddle.to_tensor(x))]
+        deployed = Deployed(net, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+        raw = {name: value.numpy() for name, value in deployed.answers({"x": paddle.to_tensor(x)}).items()}
         files = {"model": folder / "model.json", "params": folder / "model.pdiparams", "onnx": folder / "model.onnx"}
-        product = open_session(backend, "cpu", Runtime(), **files)(x)
-        assert [value.shape for value in product] == [(shape[0], 36, 4), (shape[0], 36), (shape[0], 36)]
-        assert product[2].dtype == np.int32
+        whole = np.ones((shape[0], *shape[1:]), bool)
+        product = open_session(backend, "cpu", Runtime(), **files)({"x": x, "valid": whole})
+        shapes = {"boxes": (shape[0], 36, 4), "scores": (shape[0], 36), "labels": (shape[0], 36)}
+        assert {name: value.shape for name, value in product.items()} == shapes
+        assert product["labels"].dtype == np.int32
         assert Detection().agreement(raw, product, 1e-4)[0] == 1.0
 
     def test_raw_outputs_and_a_fixed_shape(self, tmp_path):
         detector = randomise(TinyDetector())
-        spec = tiny_spec(task="detection", output_op="none", input_shape=[2, 3, 32, 48], formats=("paddle", "onnx"))
+        spec = tiny_spec(
+            task="detection", output_op="none", shapes={"image": [2, 3, 32, 48]}, formats=("paddle", "onnx")
+        )
         export_layer(detector, tmp_path, spec)
         outputs = yaml.safe_load((tmp_path / "deploy.yaml").read_text())["PPVision"]["outputs"]
-        assert outputs == [{"name": "logits", "kind": "raw"}, {"name": "boxes", "kind": "raw"}]
+        assert [(o["name"], o["kind"]) for o in outputs] == [("logits", "raw"), ("boxes", "raw")]
         images = pictures([(32, 48), (32, 48), (32, 48)])
         found = [Predictor(tmp_path, backend=backend, batch_size=2)(images) for backend in ("paddle", "onnx")]
         assert len(found[0]) == 3 and len(found[0][0].boxes) == 36
@@ -203,9 +237,9 @@ class TestDetection:
         """Its raw twin is right, so only the comparison of decisions can tell."""
         right = exporter.Deployed.forward
 
-        def wrong(self, x):
-            output = right(self, x)
-            if self.output_op != "detections":
+        def wrong(self, inputs):
+            output = right(self, inputs)
+            if not isinstance(self.ending, Detections):
                 return output
             boxes, scores, labels = output
             if fault == "box":
@@ -225,18 +259,19 @@ class TestDetection:
         head.weight.set_value(head.weight * 1e-6)
         head.bias.set_value(head.bias * 0 - 3)  # all tokens score -3 and something behind the sixth digit
         x = parity.pictures([1, 3, 64, 96])
-        raw = ppvision.export.Deployed(net, MEAN, STD, explain=True)
-        logits, _, chosen, scores = (value.numpy() for value in raw(paddle.to_tensor(x)))
-        swapped = np.roll(chosen, 3, axis=1)
-        other = [value.numpy() for value in raw(paddle.to_tensor(x), paddle.to_tensor(swapped))]
-        assert np.abs(other[0] - logits).max() > 0.1  # what stands behind a query has changed
-        reference = exporter._eager(raw)
-        wanted, given = parity.settled(reference, x, reference(x), other, 1e-4)
+        reference, inputs = exporter._eager(Deployed(net, MEAN, STD, explain=True)), {"x": x}
+        mine = reference(inputs)
+        assert list(mine) == ["logits", "boxes", "chosen", "scores"]
+        swapped = np.roll(mine["chosen"], 3, axis=1)
+        other = reference(inputs, swapped)
+        assert np.abs(other["logits"] - mine["logits"]).max() > 0.1  # what stands behind a query has changed
+        wanted, given = parity.settled(reference, inputs, mine, other, 1e-4)
         assert parity.relative_errors(wanted, given)[0] < 1e-6 and len(given) == 2
-        wrong = [*other[:2], (swapped + 1) % scores.shape[1], scores + np.arange(scores.shape[1], dtype="f4")]
-        mine = reference(x)
-        mine[3] = mine[3] + 0.1 * np.arange(scores.shape[1])[::-1].astype("f4")  # now one order is right, not theirs
-        wanted, given = parity.settled(reference, x, mine, wrong, 1e-4)
+        count = mine["scores"].shape[1]
+        order = np.arange(count, dtype="f4")
+        wrong = {**other, "chosen": (swapped + 1) % count, "scores": mine["scores"] + order}
+        mine["scores"] = mine["scores"] + 0.1 * order[::-1]  # now one order is right, not theirs
+        wanted, given = parity.settled(reference, inputs, mine, wrong, 1e-4)
         assert parity.relative_errors(wanted, given)[0] > 1e-2
 
     @pytest.mark.slow
@@ -305,8 +340,8 @@ class TestInstallation:
         ],
     )
     def test_a_file_cut_off_by_a_full_disk(self, net, tmp_path, monkeypatch, name, keep, said):
-        def save(layer, stem, input_shape, real=exporter.save_static):
-            real(layer, stem, input_shape)
+        def save(layer, stem, inputs, outputs, real=exporter.save_static):
+            real(layer, stem, inputs, outputs)
             raw = stem.parent.name == "raw"
             if raw == name.startswith("raw/"):
                 path = stem.parent / name.removeprefix("raw/")
@@ -389,7 +424,7 @@ class TestSabotage:
 
         def swapped(*args, model, **kwargs):
             session = real(*args, model=model, **kwargs)
-            return session if model.parent.name == "raw" else lambda x: [2 - session(x)[0]]
+            return session if model.parent.name == "raw" else lambda x: {"labels": 2 - session(x)["labels"]}
 
         monkeypatch.setattr(parity, "open_session", swapped)
         with pytest.raises(RunError, match="of decisions agree"):
@@ -434,7 +469,7 @@ class TestSabotage:
 
         more = More()
         more.eval()
-        save_static(more, tmp_path / "model", [1, 3, 8, 8])
+        save_static(Deployed(more, MEAN, STD), tmp_path / "model", {"image": IMAGE}, ["output"])
         with pytest.raises(UserError, match=r"not in the network: 2 arrays"):
             check_parameters(net, tmp_path / "model")
 
@@ -444,9 +479,10 @@ class TestArguments:
         "changes, said",
         [
             ({"formats": ("onxx",)}, "did you mean 'onnx'"),
-            ({"input_shape": [1, 3, 32]}, "N C H W"),
-            ({"input_shape": [1, 4, 32, 32]}, "C = 3"),
-            ({"input_shape": [0, 3, 32, 32]}, "-1 for a free side"),
+            ({"shapes": {"x": [1, 3, 32]}}, r"the shape of 'x' is \[B, 3, H, W\], .* got \[1, 3, 32\]"),
+            ({"shapes": {"image": [1, 4, 32, 32]}}, r"the shape of 'x' is \[B, 3, H, W\]"),
+            ({"shapes": {"x": [0, 3, 32, 32]}}, "-1 for a free side"),
+            ({"shapes": {"y": [1, 3, 32, 32]}}, r"no input 'y' \(inputs: x\)"),
             ({"output_op": "argmx"}, "did you mean 'argmax'"),
             ({"task": "classification", "output_op": "argmax"}, "there is: softmax, none"),
         ],
@@ -494,12 +530,12 @@ class TestLegacy:
             "  x = y",
             "TypeError: matmul(): argument 'x' (position 0) must be Value, but got Variable",
         ]
-        assert exporter.legacy_reason(lines) == "operator matmul"
+        assert legacy_reason(lines) == "operator matmul"
         line = "TypeError: (InvalidType) conv2d(): argument (position 0) must be Value, but got Variable"
-        assert exporter.legacy_reason([line]) == "operator conv2d"
-        assert exporter.legacy_reason(["TypeError: (InvalidType) it must be Value"]).startswith("TypeError: (Inv")
-        assert exporter.legacy_reason(["a", "ValueError: b", "c"]) == "ValueError: b"
-        assert exporter.legacy_reason([]) == "no message"
+        assert legacy_reason([line]) == "operator conv2d"
+        assert legacy_reason(["TypeError: (InvalidType) it must be Value"]).startswith("TypeError: (Inv")
+        assert legacy_reason(["a", "ValueError: b", "c"]) == "ValueError: b"
+        assert legacy_reason([]) == "no message"
 
     @pytest.fixture
     def write(self, net, tmp_path):
@@ -512,17 +548,18 @@ class TestLegacy:
         return export
 
     def test_a_graph_with_the_same_parameters_is_taken(self, net, write, tmp_path):
-        def writer(stem, output_op):
-            assert output_op == "argmax"
+        def writer(stem, deployable, output_op):
+            assert (deployable, output_op) == ("model", "argmax")
             stem.with_name("model.pdmodel").write_bytes(b"graph")
-            save_static(exporter.Deployed(net, MEAN, STD, output_op), stem, [-1, 3, -1, -1])
+            layer = Deployed(net, MEAN, STD, ending_of(create_task("segmentation"), output_op)[1])
+            save_static(layer, stem, {"image": IMAGE}, ["labels"])
 
         assert write(writer) == ["deploy.yaml", "model.json", "model.pdiparams", "model.pdmodel", "parity.json"]
         digests = yaml.safe_load((tmp_path / "deploy.yaml").read_text())["PPVision"]["sha256"]
         assert digests["model.pdmodel"] == sha256(tmp_path / "model.pdmodel")
 
     def test_a_graph_with_other_parameters_is_refused(self, write, caplog):
-        def writer(stem, output_op):
+        def writer(stem, deployable, output_op):
             for suffix in (".pdmodel", ".pdiparams"):
                 stem.with_name(f"model{suffix}").write_bytes(b"other")
 
@@ -530,7 +567,7 @@ class TestLegacy:
         assert "parameter file differs" in caplog.text
 
     def test_what_this_paddle_cannot_write_is_one_line_unless_it_must_be(self, write, caplog):
-        def writer(stem, output_op):
+        def writer(stem, deployable, output_op):
             raise UserError("this Paddle cannot write it: operator matmul")
 
         assert "model.pdmodel" not in write(writer)

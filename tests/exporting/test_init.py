@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import ppvision
@@ -10,14 +11,15 @@ import ppvision.exporting
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_package_is_callable():
-    assert callable(ppvision.export) and ppvision.export is sys.modules["ppvision.exporting"]
-    assert ppvision.export.Deployed.__name__ == "Deployed"
+def test_export_is_a_plain_function_and_its_package_a_plain_module():
+    assert type(ppvision.export) is types.FunctionType and ppvision.export is ppvision.exporting.export
+    assert type(sys.modules["ppvision.exporting"]) is types.ModuleType
+    assert ppvision.exporting.Deployed.__name__ == "Deployed"
 
 
 def test_import_alone_brings_neither_paddle_nor_training():
     code = (
-        "import sys, ppvision.export; assert 'paddle' not in sys.modules;"
+        "import sys, ppvision.exporting; assert 'paddle' not in sys.modules;"
         "import ppvision.exporting.exporter, ppvision.predict.predictor;"
         "bad = [m for m in sys.modules if m.startswith(('ppvision.methods', 'ppvision.losses', 'ppvision.engine'))];"
         "assert not bad, bad"

@@ -11,34 +11,46 @@ from ppvision.exporting.parity import Graph, Row
 from ppvision.predict.tasks.base import Task, class_agreement
 
 
+def agreement(scores, given):
+    return class_agreement({"output": scores}, {"labels": given}, 1e-4)
+
+
 class TestMeasures:
     def test_errors_are_relative_to_the_largest_output(self):
-        a = [np.array([10.0, -20.0]), np.array([1.0])]
-        b = [np.array([10.0, -20.2]), np.array([1.005])]
+        a = {"a": np.array([10.0, -20.0]), "b": np.array([1.0])}
+        b = {"b": np.array([1.005]), "a": np.array([10.0, -20.2])}
         worst, mean = parity.relative_errors(a, b)
         assert worst == pytest.approx(0.01) and mean == pytest.approx(0.005)
 
     @pytest.mark.parametrize(
-        "other", [[np.zeros(3)], [np.array([1.0, np.nan])], [np.array([np.inf, 0])], [], [np.zeros(2), np.zeros(2)]]
+        "other",
+        [
+            {"a": np.zeros(3)},
+            {"a": np.array([1.0, np.nan])},
+            {"a": np.array([np.inf, 0])},
+            {},
+            {"b": np.ones(2)},
+            {"a": np.ones(2), "b": np.zeros(2)},
+        ],
     )
     def test_what_cannot_be_compared_is_infinitely_wrong(self, other):
-        assert parity.relative_errors([np.ones(2)], other) == (float("inf"), float("inf"))
+        assert parity.relative_errors({"a": np.ones(2)}, other) == (float("inf"), float("inf"))
 
     def test_near_ties_are_nobodys_fault_and_real_differences_are(self):
         scores = np.zeros((1, 2, 1, 4), np.float32)
         scores[0, :, 0] = [[1.0, 1.0, 0.0, 1.0], [1.00001, 0.5, 1.0, 1.0001]]
         right = scores.argmax(1)
-        assert class_agreement([scores], [right], 1e-4) == (1.0, 1.0)
-        assert class_agreement([scores], [scores], 1e-4) == (1.0, 1.0)
+        assert agreement(scores, right) == (1.0, 1.0)
+        assert agreement(scores, scores) == (1.0, 1.0)
         near = np.array([[[0, 0, 1, 0]]])
-        assert class_agreement([scores], [near], 1e-4) == (1.0, 0.5)
+        assert agreement(scores, near) == (1.0, 0.5)
         wrong = np.array([[[1, 1, 0, 1]]])
-        assert class_agreement([scores], [wrong], 1e-4) == (0.5, 0.5)
+        assert agreement(scores, wrong) == (0.5, 0.5)
 
     def test_decisions_of_another_shape_or_class_agree_nowhere(self):
         scores = np.ones((1, 2, 3, 3))
-        assert class_agreement([scores], [np.zeros((1, 3, 2), int)], 1e-4) == (0.0, 0.0)
-        assert class_agreement([scores], [np.full((1, 3, 3), 2)], 1e-4) == (0.0, 0.0)
+        assert agreement(scores, np.zeros((1, 3, 2), int)) == (0.0, 0.0)
+        assert agreement(scores, np.full((1, 3, 3), 2)) == (0.0, 0.0)
 
     def test_pictures(self):
         x = parity.pictures([2, 3, 33, 47])
@@ -102,7 +114,8 @@ class TestChoices:
         """Answers depend on which token stands where, as with learned content."""
         self.told = [] if chosen is None else chosen.tolist()
         chosen = np.array([[1, 3, 2]]) if chosen is None else chosen
-        return [chosen[..., None] * np.array([[[1.0], [2.0], [3.0]]]), chosen + 0.5, chosen, self.scores]
+        logits = chosen[..., None] * np.array([[[1.0], [2.0], [3.0]]])
+        return {"logits": logits, "boxes": chosen + 0.5, "chosen": chosen, "scores": self.scores}
 
     def errors(self, choice):
         outputs = self.reference(None, np.array([choice]))
@@ -129,7 +142,8 @@ class TestSuppression:
         chosen = np.array([[4, 1, 2]]) if chosen is None else chosen
         kept = np.array([[1.0, 0.0, 1.0]]) if kept is None else kept
         scores = np.array([[0.0, 2.0, 1.0, 0.5, 3.0]])
-        return [np.where(kept[..., None] > 0, 5.0, -20.0), chosen + 0.5, chosen, scores, kept, self.excess]
+        answer = {"logits": np.where(kept[..., None] > 0, 5.0, -20.0), "boxes": chosen + 0.5}
+        return {**answer, "chosen": chosen, "scores": scores, "kept": kept, "excess": self.excess}
 
     def errors(self, *told):
         outputs = self.reference(None, *(np.array([t]) for t in told))
@@ -145,11 +159,18 @@ class TestSuppression:
         assert self.errors([4, 1, 2], kept) > 0.1
 
 
+def same(case):
+    return {"y": case["x"]}
+
+
+CASES = [{"x": np.ones((1, 3, 4, 4), np.float32)}]
+
+
 class TestRun:
     def test_a_reference_that_is_not_finite(self):
         graph = Graph("m", "p")
         with pytest.raises(UserError, match="NaN or infinity in eager mode"):
-            parity.run(lambda x: [x * np.nan], lambda x: [x], graph, graph, [[1, 3, 4, 4]], task=Task(), tolerance=1e-4)
+            parity.run(lambda case: {"y": case["x"] * np.nan}, same, graph, graph, CASES, task=Task(), tolerance=1e-4)
 
     def test_a_backend_that_cannot_load_is_a_row_not_a_crash(self, tmp_path, monkeypatch):
         def broken(*_, **__):
@@ -157,7 +178,17 @@ class TestRun:
 
         monkeypatch.setattr(parity, "open_session", broken)
         graph = Graph(tmp_path / "m", tmp_path / "p")
-        rows = parity.run(lambda x: [x], lambda x: [x], graph, graph, [[1, 3, 4, 4]], task=Task(), tolerance=1e-4)
+        rows = parity.run(same, same, graph, graph, CASES, task=Task(), tolerance=1e-4)
         assert rows[0].backend == "eager" and rows[0].latency_ms is not None
         assert {row.fault for row in rows[1:]} == {"RuntimeError: SomeError: the reason"}
         assert set(parity.faults(rows, 1e-4, 0.999)) == {"paddle", "paddle-onednn"}
+
+    def test_a_row_says_what_went_in(self, monkeypatch):
+        monkeypatch.setattr(parity, "open_session", lambda *_, **__: lambda case: {"y": case["x"]})
+        graph, half = Graph("m", "p"), np.ones((1, 4, 4), bool)
+        half[:, 2:] = False
+        cases = [{"valid": np.ones((1, 4, 4), bool), **CASES[0]}, {"valid": half, **CASES[0]}, {"z": half, "x": half}]
+        rows = parity.run(same, same, graph, graph, cases, task=Task(), tolerance=1e-4)
+        assert [row.padded for row in rows if row.backend == "paddle"] == [False, True, True]
+        assert rows[0].shape == [1, 3, 4, 4] and rows[0].inputs == {"valid": [1, 4, 4], "x": [1, 3, 4, 4]}
+        assert parity.table(rows).count("1x3x4x4 padded") == 3  # eager, paddle, paddle-onednn

@@ -13,6 +13,7 @@ from ppvision.losses.dense_detection import DenseLoss
 from ppvision.methods.dense_detection import DenseDetection
 from tests.methods.detection_batches import batch_of, part
 from tests.methods.detectors import terms_of, trainer_of, weights_of
+from tests.nets import Net
 
 
 def network(seed=0, **options):
@@ -117,8 +118,9 @@ def test_learns_a_few_pictures_by_heart():
     for _ in range(120):
         trainer.update([batch])
     with trainer.evaluating() as nets, paddle.no_grad():
-        prepared = trainer.method.prepare(batch)
-        found = Detection().results(Detection().run(nets, prepared), prepared)
+        prepared, task = trainer.method.prepare(batch), Detection()
+        outputs = task.run({"model": Net(nets["model"], mask=True)}, {key: prepared[key] for key in ("image", "valid")})
+        found = task.results(outputs, prepared)
     for i, result in enumerate(found):
         assert result.scores[1] > 0.5
         for box, label in zip(boxes[2 * i : 2 * i + 2], classes[2 * i : 2 * i + 2]):

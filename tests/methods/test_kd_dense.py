@@ -276,11 +276,13 @@ def test_refusals():
 def test_the_export_is_that_of_the_plain_student(tmp_path):
     from ppvision.exporting import export_layer
     from ppvision.exporting.exporter import Spec
+    from ppvision.predict.tasks.base import create_task
 
     files = []
     for name, net in (("distilled", method_of().deployables()["model"]), ("plain", network())):
         net.eval()
-        spec = Spec("x", "detection", *zoo.entry("retinanet_debug").mean_std, example=(64, 64), formats=("paddle",))
+        task, statistics = create_task("detection"), zoo.entry("retinanet_debug").mean_std
+        spec = Spec("x", "detection", task, *statistics, example=(64, 64), formats=("paddle",))
         export_layer(net, tmp_path / name, spec)
         graph = (tmp_path / name / "model.json").read_text()
         operations = collections.Counter(re.findall(r'\{"#":"([^"]+)"', graph))

@@ -295,11 +295,13 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
 def test_the_export_is_that_of_the_plain_student_to_the_byte(host, tmp_path):
     from ppvision.exporting import export_layer
     from ppvision.exporting.exporter import Spec
+    from ppvision.predict.tasks.base import create_task
 
     files = []
     for name, net in (("distilled", method_of(host).deployables()["model"]), ("plain", network(host, 1))):
         net.eval()
-        spec = Spec(host, "detection", *zoo.entry(host).mean_std, example=(64, 64), formats=("paddle",))
+        task, statistics = create_task("detection"), zoo.entry(host).mean_std
+        spec = Spec(host, "detection", task, *statistics, example=(64, 64), formats=("paddle",))
         export_layer(net, tmp_path / name, spec)
         # the size of model.json moves with names that end in how many layers this process has made; operations do not
         graph = (tmp_path / name / "model.json").read_text()

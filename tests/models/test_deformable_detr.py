@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 import pytest
 
+from ppvision.data.collate import collate
 from ppvision.errors import UserError
 from ppvision.exporting.exporter import Spec, export_layer
 from ppvision.models import zoo
@@ -19,6 +20,7 @@ from ppvision.models.deformable_detr import DeformableDetr
 from ppvision.models.detr import QuerySet, check_detector
 from ppvision.models.profile import parameters
 from ppvision.models.resnet import ResNet
+from ppvision.predict.tasks.base import create_task
 from ppvision.weights import load_weights, state_of, to_theirs
 from ppvision.weights.names import convert, names_of
 from ppvision.weights.names.classes import COCO_IDS
@@ -420,8 +422,9 @@ def test_the_suites_exporter(tmp_path):
     """Decisions inside the graph, numbers equal on every backend; heads of the layers before the last stay outside."""
     net = net_of()
     pictures = [np.random.default_rng(i).integers(0, 256, (64, 96, 3), dtype=np.uint8) for i in range(2)]
-    mean, std = zoo.entry("deformable_detr_debug").mean_std
-    spec = Spec("deformable_detr_debug", "detection", mean, std, example=(64, 96), samples=pictures, strict=True)
+    batches = [collate([{"image": picture}]) for picture in pictures]
+    (mean, std), task = zoo.entry("deformable_detr_debug").mean_std, create_task("detection")
+    spec = Spec("deformable_detr_debug", "detection", task, mean, std, example=(64, 96), batches=batches, strict=True)
     export_layer(net, tmp_path, spec)
     report = json.loads((tmp_path / "parity.json").read_text())
     assert report["refused"] == {}
@@ -433,6 +436,7 @@ def test_the_suites_exporter(tmp_path):
     kept = [v for k, v in net.state_dict().items() if not k.startswith("class_embed.0.")]
     assert sum(v.size for v in graph.state_dict().values()) == sum(v.size for v in kept)
     for shape in ((1, 3, 64, 96), (3, 3, 41, 75)):
-        boxes, scores, labels = (v.numpy() for v in graph(image(*shape) * 50 + 120))
+        whole = paddle.ones([shape[0], *shape[2:]], "bool")
+        boxes, scores, labels = (v.numpy() for v in graph(image(*shape) * 50 + 120, whole))
         assert boxes.shape == (shape[0], 100, 4) and scores.shape == labels.shape == (shape[0], 100)
         assert (np.diff(scores, axis=1) <= 0).all() and labels.dtype == np.int32

@@ -24,6 +24,7 @@ from ppvision.models.detr import Context, QuerySet
 from ppvision.models.dino import Dino, DinoQueries
 from ppvision.models.profile import profile
 from ppvision.nn.boxes import inverse_sigmoid
+from ppvision.predict.tasks.base import create_task
 from ppvision.weights import load_weights, state_of
 from tests.graphs import write_graphs
 from tests.models.golden import fill
@@ -478,13 +479,15 @@ class TestExport:
         """Decisions inside the graph, judged on every backend at two shapes."""
         net = net_of()
         mean, std = zoo.entry("dino_debug").mean_std
-        spec = Spec("dino_debug", "detection", mean, std, output_op="detections", example=(64, 96), strict=True)
+        task = create_task("detection")
+        spec = Spec("dino_debug", "detection", task, mean, std, output_op="detections", example=(64, 96), strict=True)
         export_layer(net, tmp_path, spec)
         rows = json.loads((tmp_path / "parity.json").read_text())["rows"]
         assert {row["backend"] for row in rows} == {"eager", "paddle", "paddle-onednn", "onnx"}
         assert all(row["agreement"] == 1.0 and row["max_error"] < 1e-4 for row in rows)
         graph = paddle.jit.load(str(tmp_path / "model"))
-        boxes, scores, labels = (x.numpy() for x in graph(picture(2, 48, 56) * 50 + 120))
+        outputs = graph(picture(2, 48, 56) * 50 + 120, paddle.ones([2, 48, 56], "bool"))
+        boxes, scores, labels = (x.numpy() for x in outputs)
         assert boxes.shape == (2, 300, 4) and scores.shape == labels.shape == (2, 300) and labels.dtype == np.int32
         assert (np.diff(scores) <= 0).all() and 0 <= labels.min() and labels.max() < 80
 

@@ -13,10 +13,12 @@ from ppvision.errors import UserError
 from ppvision.exporting.exporter import Spec, export_layer
 from ppvision.models import zoo
 from ppvision.models.retinanet import LOW, RetinaNet
+from ppvision.predict.tasks.base import create_task
 from ppvision.weights import load_weights, state_of
 from tests.graphs import write_graphs
 from tests.models.golden import fill
 from tests.models.variants import builder
+from tests.nets import Net
 
 retinanet = builder(RetinaNet)
 
@@ -125,15 +127,14 @@ class TestPadding:
         net = net_of(candidates=1000, nms_iou=1.0)
         image = picture(1)
         image[:, :, 48:], image[:, :, :, 64:] = 0.0, 0.0
+        valid = np.zeros(image.shape[:1] + image.shape[2:], bool)
+        valid[:, :48, :64] = True
         batch = {"image": image, "inner": np.array([[48, 64]]), "name": ["a"]}
-        task = Detection()
-
-        def graph(x):
-            return net(x)
-
-        graph.takes_valid = False  # as a graph, which has one input
+        task, inputs = Detection(), {"image": image, "valid": paddle.to_tensor(valid)}
         with paddle.no_grad():
-            told, untold = (task.results(task.run({"model": n}, batch), batch)[0] for n in (net, graph))
+            # once it takes the mask, once it is a network with one input
+            outputs = [task.run({"model": Net(net, mask)}, inputs) for mask in (True, False)]
+        told, untold = (task.results(each, batch)[0] for each in outputs)
         inside = (untold.boxes[:, 2] < 63) & (untold.boxes[:, 3] < 47)
         assert inside.sum() > 20
         np.testing.assert_allclose(told.scores, untold.scores, atol=1e-6)
@@ -310,12 +311,16 @@ class TestExport:
         """Three levels of a backbone, so that maps are resampled; decisions inside the graph, every backend."""
         net = net_of(backbone="resnet_debug", levels=("c3", "c4", "c5"), candidates=300)
         mean, std = zoo.entry("retinanet_debug").mean_std
-        spec = Spec("retinanet_debug", "detection", mean, std, output_op="detections", example=(64, 96), strict=True)
+        task = create_task("detection")
+        spec = Spec(
+            "retinanet_debug", "detection", task, mean, std, output_op="detections", example=(64, 96), strict=True
+        )
         export_layer(net, tmp_path, spec)
         rows = json.loads((tmp_path / "parity.json").read_text())["rows"]
         assert {row["backend"] for row in rows} == {"eager", "paddle", "paddle-onednn", "onnx"}
         assert all(row["agreement"] == 1.0 and row["max_error"] < 1e-4 for row in rows)
         graph = paddle.jit.load(str(tmp_path / "model"))
-        boxes, scores, labels = (x.numpy() for x in graph(picture(2, 48, 56) * 50 + 120))
+        outputs = graph(picture(2, 48, 56) * 50 + 120, paddle.ones([2, 48, 56], "bool"))
+        boxes, scores, labels = (x.numpy() for x in outputs)
         assert boxes.shape == (2, 300, 4) and scores.shape == labels.shape == (2, 300) and labels.dtype == np.int32
         assert (np.diff(scores) <= 0).all() and 0 <= labels.min() and labels.max() < 4

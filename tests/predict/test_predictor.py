@@ -12,16 +12,17 @@ from PIL import Image
 
 import ppvision
 from ppvision.config import load
-from ppvision.data.batch import normalise, to_device
 from ppvision.data.collate import collate
 from ppvision.data.fields import start
 from ppvision.data.transforms.image import build_transforms
 from ppvision.errors import UserError
-from ppvision.predict import Predictor, Runtime, run
-from ppvision.predict import predictor as predictor_module
-from ppvision.predict.predictor import save_results, statistics_of
+from ppvision.predict import Predictor, Runtime, run, saving
+from ppvision.predict.assemble import statistics
+from ppvision.predict.nets import EagerNet, on_device
+from ppvision.predict.saving import save_results
 from ppvision.predict.tasks.segmentation import SegmentationTask
 from tests.exporting.samples import exported, pictures, write_pictures, write_recipe
+from tests.nets import Net
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +97,10 @@ class TestAnswers:
         predictor.run()
         theirs = predictor.get_output_handle(predictor.get_output_names()[0]).copy_to_cpu()
         assert theirs.dtype == np.int32
-        sample = plain._sample(0, path)
-        outputs = plain.nets["model"](paddle.to_tensor(sample["image"].transpose(2, 0, 1)[None].astype(np.float32)))
+        sample = plain._sample(0, path, {})
+        outputs = plain.nets["model"](
+            image=paddle.to_tensor(sample["image"].transpose(2, 0, 1)[None].astype(np.float32))
+        )
         assert np.array_equal(outputs.numpy(), theirs)
 
 
@@ -107,7 +110,7 @@ class TestPadding:
         """PadTo writes black before the normalisation, evaluation has zero after it."""
         recipe, weights = write_recipe(tmp_path, [{"type": "PadTo", "multiple": 64}])
         cfg = load(recipe)
-        mean, std = statistics_of(cfg)
+        mean, std = statistics(cfg)
         images = pictures([(37, 61), (40, 70)])
         if kind == "export":
             ppvision.export(recipe, ["export.formats=[paddle]"], weights=weights, save_dir=tmp_path / "out")
@@ -119,9 +122,11 @@ class TestPadding:
         task, transform = SegmentationTask(), build_transforms(cfg.data.val.transforms)
         for image, result in zip(images, predictor(images)):
             sample = transform(start({"image": image}), np.random.default_rng(0))
-            batch = normalise(to_device(collate([sample])), mean, std)
+            batch = collate([sample])
+            black = on_device(task.inputs(batch))  # no fill is set: evaluation multiplies by the mask
+            assert black["image"][0, :, -1].abs().max() == 0 and not black["valid"][0, -1].any()
             with paddle.no_grad():
-                (judged,) = task.results(task.run({"model": net}, batch), batch)
+                (judged,) = task.results(task.run({"model": EagerNet(net, mean, std)}, black), batch)
             assert share_equal([result.labels], [judged.labels]) > 0.9999
 
 
@@ -131,7 +136,7 @@ class TestSizesAndOrder:
         recipe, weights, _ = exported()
         grouped = Predictor(recipe, weights=weights, batch_size=batch_size)
         net, shapes = grouped.nets["model"], []
-        grouped.nets = {"model": lambda x: shapes.append(list(x.shape)) or net(x)}
+        grouped.nets = {"model": Net(lambda x: shapes.append(list(x.shape)) or net(image=x))}
         images = pictures()
         assert share_equal(labels(grouped(images)), labels(eager(images))) > 0.9999
         assert sum(shape[0] for shape in shapes) == len(images)
@@ -258,14 +263,20 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         "block, key, value",
-        [("Deploy", k, None) for k in ("model", "params", "input_shape")]
+        [("Deploy", k, None) for k in ("model", "params", "input_shape", "output_op")]
         + [
             ("PPVision", k, None)
-            for k in ("task", "model_name", "outputs", "transforms", "postprocess", "normalisation", "sha256")
+            for k in ("task", "model_name", "inputs", "outputs", "transforms", "postprocess", "normalisation", "sha256")
         ]
         + [
             ("PPVision", "sha256", []),
             ("PPVision", "outputs", [{}]),
+            ("PPVision", "outputs", [5]),
+            ("PPVision", "outputs", []),
+            ("PPVision", "inputs", [{"name": "x"}]),
+            ("PPVision", "inputs", []),
+            ("PPVision", "task", 5),
+            ("PPVision", "transforms", "Resize"),
             ("PPVision", "labels", 5),
             ("PPVision", "normalisation", {}),
             ("PPVision", "normalisation", {"mean": ["a", 1, 2]}),
@@ -279,10 +290,19 @@ class TestRefusals:
         with pytest.raises(UserError, match=rf"deploy\.yaml: {block}\.{key}.* export again"):
             Predictor(copy)
 
-    @pytest.mark.parametrize("text", ["Deploy:\nPPVision:\n", "Deploy: {}\nPPVision: {}\n", "Deploy: 1\nPPVision: x\n"])
-    def test_empty_blocks(self, tmp_path, text):
+    @pytest.mark.parametrize(
+        "text, said",
+        [
+            ("Deploy:\nPPVision:\n", "has no Deploy and PPVision block"),
+            ("Deploy: {}\nPPVision: {}\n", "written by an older ppvision"),
+            ("Deploy: 1\nPPVision: x\n", "has no Deploy and PPVision block"),
+            ("Deploy: {}\nPPVision: {format: 2}\n", r"PPVision\.task is missing"),
+            ("Deploy: 1\nPPVision: {format: 2}\n", "has no Deploy and PPVision block"),
+        ],
+    )
+    def test_empty_blocks(self, tmp_path, text, said):
         (tmp_path / "deploy.yaml").write_text(text)
-        with pytest.raises(UserError, match=r"deploy\.yaml: Deploy\.model is missing"):
+        with pytest.raises(UserError, match=rf"deploy\.yaml: {said}"):
             Predictor(tmp_path)
 
     @pytest.mark.parametrize("text, said", [("Deploy: {model: x}\n", "was it written by"), ("Deploy: [\n", "not YAML")])
@@ -352,7 +372,7 @@ class TestRun:
         (tmp_path / "links/p1.png").symlink_to(paths[1])
         for folder in ("in", "links"):
             with monkeypatch.context() as patch:
-                patch.setattr(predictor_module, "Predictor", lambda *a, **k: pytest.fail("a network was built"))
+                patch.setattr(saving, "Predictor", lambda *a, **k: pytest.fail("a network was built"))
                 with pytest.raises(UserError, match=rf"{folder}: the result p\d.png would replace the image"):
                     run(exported()[2], tmp_path / "in", tmp_path / folder, device="cpu")
             with pytest.raises(UserError, match="would replace"):

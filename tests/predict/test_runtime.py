@@ -6,9 +6,14 @@ import numpy as np
 import paddle
 import pytest
 
+from ppvision.device import choose_device
 from ppvision.errors import UserError
+from ppvision.exporting import convert_onnx
+from ppvision.exporting.deployed import Deployed
+from ppvision.exporting.graph import resolved, save_static
+from ppvision.models.network import IMAGE, Input, Network
 from ppvision.predict import runtime as module
-from ppvision.predict.runtime import Runtime, check_runtime, choose_device, open_session, paddle_config
+from ppvision.predict.runtime import Runtime, check_runtime, open_session, paddle_config
 from tests.exporting.samples import exported
 
 NO_CUDA = not paddle.device.is_compiled_with_cuda()
@@ -161,7 +166,7 @@ class TestSessions:
         paddle.jit.save(net, str(tmp_path / "m"), input_spec=[spec])
         x = np.random.default_rng(0).uniform(-1, 1, (2, 3, 64, 96)).astype(np.float32)
         files = {"model": tmp_path / "m.json", "params": tmp_path / "m.pdiparams"}
-        (output,) = open_session("paddle", "cpu", Runtime(mkldnn=True), **files)(x)
+        (output,) = open_session("paddle", "cpu", Runtime(mkldnn=True), **files)(x).values()
         assert output == pytest.approx(net(paddle.to_tensor(x)).numpy(), abs=1e-5)
 
     @pytest.mark.parametrize("backend, mkldnn", [("paddle", False), ("paddle", True), ("onnx", True)])
@@ -170,10 +175,10 @@ class TestSessions:
         files = {"model": folder / "model.json", "params": folder / "model.pdiparams", "onnx": folder / "model.onnx"}
         session = open_session(backend, "cpu", Runtime(mkldnn=mkldnn, cpu_threads=1), **files)
         x = np.random.default_rng(0).uniform(0, 255, (2, 3, 40, 56)).astype(np.float32)
-        first = session(x)[0]
+        first = session(x)["labels"]
         assert session.device == "cpu" and first.shape == (2, 40, 56) and first.dtype == np.int32
-        assert session(x[:1, :, ::-1])[0].shape == (1, 40, 56)
-        assert np.array_equal(session(x)[0], first)
+        assert session(x[:1, :, ::-1])["labels"].shape == (1, 40, 56)
+        assert np.array_equal(session(x)["labels"], first)
 
     @pytest.mark.parametrize("backend, package", [("onnx", "onnxruntime"), ("openvino", "openvino")])
     def test_a_missing_package_names_its_extra(self, backend, package, monkeypatch):
@@ -190,3 +195,89 @@ class TestSessions:
             pytest.skip("this onnxruntime has CUDA")
         with pytest.raises(UserError, match="onnxruntime-gpu"):
             open_session("onnx", "gpu", Runtime(), onnx="m.onnx")
+
+
+class Shifted(Network):
+    """Two inputs: a picture, and three numbers that are added to its channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = self.create_parameter([1], default_initializer=paddle.nn.initializer.Constant(2.0))
+
+    def inputs(self):
+        return {"image": IMAGE, "shift": Input(("B", 3), "float32", "vector")}
+
+    def forward(self, image, shift):
+        return {"moved": image * self.factor + shift.unsqueeze([2, 3]), "mean": image.mean([2, 3])}
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    """A graph of two inputs whose picture has four rows."""
+    stem = tmp_path_factory.mktemp("graph") / "model"
+    layer = Deployed(Shifted(), (0.0, 10.0, 20.0), (1.0, 1.0, 1.0))
+    layer.eval()
+    save_static(layer, stem, resolved(layer.inputs, {"x": [-1, 3, 4, -1]}), ["moved", "mean"])
+    files = {
+        name: stem.with_suffix(suffix)
+        for name, suffix in (("model", ".json"), ("params", ".pdiparams"), ("onnx", ".onnx"))
+    }
+    convert_onnx.convert([(files["model"], files["params"], files["onnx"])])
+    return files
+
+
+X = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
+SHIFT = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+
+
+@pytest.mark.parametrize("backend", ["paddle", "onnx"])
+class TestNamedInputs:
+    @pytest.fixture
+    def session(self, graph, backend):
+        return open_session(backend, "cpu", Runtime(cpu_threads=1), **graph)
+
+    def test_a_dict_by_name_in_any_order(self, session):
+        outputs = session({"shift": SHIFT, "x": X})
+        assert list(outputs) == ["moved", "mean"] and list(session.inputs) == ["x", "shift"]
+        normalised = X - np.array([0, 10, 20], np.float32).reshape(1, 3, 1, 1)
+        assert outputs["moved"] == pytest.approx(normalised * 2 + SHIFT[:, :, None, None], abs=1e-5)
+        assert outputs["mean"] == pytest.approx(normalised.mean((2, 3)), abs=1e-4)
+
+    def test_types_that_lose_nothing_are_cast(self, session):
+        right = session({"x": X, "shift": SHIFT})["moved"]
+        assert np.array_equal(session({"x": X.astype(np.uint8), "shift": SHIFT.astype(np.float64)})["moved"], right)
+        assert np.array_equal(session({"x": X[:, :, :, ::-1], "shift": SHIFT})["moved"], right[:, :, :, ::-1])
+
+    @pytest.mark.parametrize(
+        "given, said",
+        [
+            (X, r"this graph takes 2 inputs \(x, shift\): give a dict of arrays by name"),
+            ({"x": X}, r"input 'shift' of the graph is missing \(inputs: x, shift\)"),
+            ({"image": X, "shift": SHIFT}, r"this graph has no input 'image' \(inputs: x, shift\)"),
+            ({"x": X, "shfit": SHIFT}, "no input 'shfit'; did you mean 'shift'"),
+            ({"x": X, "shift": SHIFT, "valid": X}, r"no input 'valid' \(inputs: x, shift\)"),
+            ({"x": X[0], "shift": SHIFT}, r"'x' has shape \[3, 4, 5\], the graph takes \[any, 3, 4, any\]"),
+            ({"x": X[:, :, :3], "shift": SHIFT}, r"'x' has shape \[2, 3, 3, 5\], the graph takes \[any, 3, 4, any\]"),
+            ({"x": X, "shift": SHIFT[:, :2]}, r"'shift' has shape \[2, 2\], the graph takes \[any, 3\]"),
+            ({"x": X.astype(complex), "shift": SHIFT}, "input 'x' is complex128, the graph takes float32"),
+            ({"x": X, "shift": np.array([["a"] * 3] * 2)}, "input 'shift' is <U1, the graph takes float32"),
+        ],
+    )
+    def test_refused(self, session, given, said):
+        with pytest.raises(UserError, match=said) as caught:
+            session(given)
+        assert "\n" not in str(caught.value)
+
+    def test_one_array_for_a_graph_of_one_input(self, backend):
+        folder = exported()[2]
+        files = {"model": folder / "model.json", "params": folder / "model.pdiparams", "onnx": folder / "model.onnx"}
+        session, x = open_session(backend, "cpu", Runtime(cpu_threads=1), **files), noise()
+        assert np.array_equal(session(x)["labels"], session({"x": x})["labels"])
+        with pytest.raises(UserError, match="no input 'image'"):
+            session({"image": x})
+        with pytest.raises(UserError, match=r"'x' has shape \[40, 56\], the graph takes \[any, 3, any, any\]"):
+            session(x[0, 0])
+
+
+def noise():
+    return np.random.default_rng(0).uniform(0, 255, (1, 3, 40, 56)).astype(np.float32)

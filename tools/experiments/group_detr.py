@@ -127,21 +127,21 @@ def judge(nets: dict[str, Any], data: Path) -> dict[str, float]:
     """AP and AP50 as the network answers, and AP after suppression of duplicates."""
     import paddle
 
-    from ppvision.data.batch import normalise, to_device
     from ppvision.data.formats.coco import Coco
     from ppvision.data.loader import Loader
     from ppvision.data.transforms.image import Compose
     from ppvision.metrics.coco import CocoAP
+    from ppvision.predict.nets import EagerNet, on_device
     from ppvision.predict.tasks.detection import Detection
 
     dataset = Coco(str(data), "val")
     loader = Loader(dataset, Compose([]), batch_size=50, shuffle=False, keep_target=True)
     task = Detection(dataset.class_names)
+    callables = {name: EagerNet(net, *STATISTICS) for name, net in nets.items()}
     plain, suppressed = (CocoAP(dataset.num_classes, class_names=dataset.class_names) for _ in range(2))
     with paddle.no_grad():
         for batch in loader:
-            batch = normalise(to_device(batch), *STATISTICS)
-            results = task.results(task.run(nets, batch), batch)
+            results = task.results(task.run(callables, on_device(task.inputs(batch))), batch)
             plain.update(results, batch["target"])
             suppressed.update([without_duplicates(r) for r in results], batch["target"])
     figures = plain.compute()

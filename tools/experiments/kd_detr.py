@@ -111,10 +111,11 @@ def consistency(method: Any, taught: Any, data: Path) -> dict[str, float]:
     """
     import paddle
 
-    from ppvision.data.batch import normalise, to_device
+    from ppvision.data.batch import to_device
     from ppvision.data.formats.coco import Coco
     from ppvision.data.loader import Loader
     from ppvision.data.transforms.image import Compose
+    from ppvision.methods.base import normalise
     from ppvision.methods.kd_dense import KdDense, picked, rows_of
     from ppvision.nn.anchors import decode_boxes
     from ppvision.nn.boxes import area, cxcywh_to_xyxy, inverse_sigmoid

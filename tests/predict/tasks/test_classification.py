@@ -5,19 +5,22 @@ import paddle
 import pytest
 
 from ppvision.predict.tasks.base import create_task
+from tests.nets import Net
+
+IMAGE = {"image": paddle.zeros([2, 3, 1, 1])}
 
 
 def test_probabilities_and_names():
     logits = np.array([[0.0, np.log(3.0)], [2.0, 0.0]], np.float32)
-    task, batch = create_task("classification", class_names=["a", "b"], top=1), {"image": None, "name": ["x", "y"]}
-    results = task.results(task.run({"model": lambda _: paddle.to_tensor(logits)}, batch), batch)
+    task, batch = create_task("classification", class_names=["a", "b"], top=1), {"name": ["x", "y"]}
+    results = task.results(task.run({"model": Net(lambda _: paddle.to_tensor(logits))}, IMAGE), batch)
     assert results[0].scores == pytest.approx([0.25, 0.75]) and results[0].name == "x"
     assert results[1].to_json()["classes"][0]["name"] == "a"
 
 
 def test_a_graph_that_gives_probabilities_is_left_alone():
     task = create_task("classification", probabilities=True)
-    outputs = task.run({"model": lambda _: paddle.to_tensor([[0.9, 0.1]])}, {"image": None})
+    outputs = task.run({"model": Net(lambda _: paddle.to_tensor([[0.9, 0.1]]))}, IMAGE)
     assert outputs["scores"].numpy()[0] == pytest.approx([0.9, 0.1])
 
 
@@ -31,6 +34,6 @@ def test_a_graph_that_gives_probabilities_is_left_alone():
 )
 def test_features(output, names):
     task = create_task("features")
-    results = task.results(task.run({"model": lambda _: output()}, {"image": None}), {})
+    results = task.results(task.run({"model": Net(lambda _: output())}, IMAGE), {})
     assert len(results) == 2 and list(results[0].arrays) == names
     assert results[1].arrays[names[0]].shape == (4,)

@@ -11,6 +11,7 @@ from ppvision.errors import UserError
 from ppvision.predict.tasks.base import create_task
 from ppvision.predict.tasks.segmentation import SegmentationTask
 from tests.exporting.samples import TinyNet, randomise
+from tests.nets import Net
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def image():
 
 def logits_of(net, image, **options):
     with paddle.no_grad():
-        return SegmentationTask(**options).run({"model": net}, {"image": image})["logits"].numpy()
+        return SegmentationTask(**options).run({"model": Net(net)}, {"image": image})["logits"].numpy()
 
 
 def flipped(array, horizontal, vertical):
@@ -78,7 +79,8 @@ class TestAugmentation:
     def test_sides_round_half_up(self, net):
         sizes = []
         task = SegmentationTask(scales=[0.5, 1.5])
-        task.run({"model": lambda x: sizes.append(x.shape[2:]) or net(x)}, {"image": paddle.zeros([1, 3, 21, 31])})
+        seen = Net(lambda x: sizes.append(x.shape[2:]) or net(x))
+        task.run({"model": seen}, {"image": paddle.zeros([1, 3, 21, 31])})
         assert [list(s) for s in sizes] == [[11, 16], [32, 47]]
 
 
@@ -141,12 +143,12 @@ class TestResults:
         assert mask.labels.tolist() == [[0, 300]]
 
     def test_labels_cannot_be_averaged(self):
-        decided = {"model": lambda x: paddle.zeros([1, 4, 4], "int32")}
+        decided = {"model": Net(lambda x: paddle.zeros([1, 4, 4], "int32"))}
         with pytest.raises(UserError, match="--output_op none"):
             SegmentationTask(flip=True).run(decided, {"image": paddle.zeros([1, 3, 4, 4])})
 
     def test_lists_of_other_packages(self, net, image):
-        outputs = SegmentationTask().run({"model": lambda x: [net(x), None]}, {"image": image})
+        outputs = SegmentationTask().run({"model": Net(lambda x: [net(x), None])}, {"image": image})
         assert list(outputs["logits"].shape) == [2, 3, 22, 31]
 
 
