@@ -123,7 +123,7 @@ class TestImports:
         assert done.returncode == 0 and done.stdout.startswith("usage: ppvision"), done.stderr
         modules = done.stderr.split()
         ours = {name.split(".")[1] for name in modules if name.startswith("ppvision.")}
-        assert ours <= {"cli", "config", "errors", "device", "files", "version"}
+        assert ours <= {"cli", "config", "errors", "device", "files", "threads", "version"}
         others = {name.partition(".")[0] for name in modules} - sys.stdlib_module_names - {"cython_runtime"}
         assert {name for name in others if not name.startswith("_")} <= {"ppvision", "yaml"}
 

@@ -138,3 +138,13 @@ def test_every_listed_metric_can_be_found_and_is_one():
     from ppvision.config import resolve
 
     assert all(issubclass(resolve("metric", name), Metric) for name in NAMES)
+
+
+def test_where_nothing_is_ignored_every_label_counts():
+    """`ignore_index` None, as a data set without such a mark says: 255 is then a class like any other, or a fault."""
+    label = np.array([[0, 255], [1, 1]])
+    metric = MeanIoU(256, ignore_index=None)
+    metric.update([SimpleNamespace(labels=np.array([[0, 255], [1, 0]]), name="x")], [{"label": label}])
+    assert metric.compute()["Acc"] == 0.75
+    with pytest.raises(UserError, match=r"x: label holds class 0..255, expected 0..1$"):
+        MeanIoU(2, ignore_index=None).update([SimpleNamespace(labels=label % 2, name="x")], [{"label": label}])
