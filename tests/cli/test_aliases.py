@@ -46,7 +46,7 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_weights(verb, words, file):
     parsed = parse_args(verb, VERBS[verb], ["-c", "x.yml", *words.split()])
-    assert recipe.weights_of(parsed, recipe.resolved(parsed)) == file
+    assert recipe.weights_of(parsed) == file
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,6 @@ REFUSED: list[tuple[tuple[str, ...], str, str]] = [
     (("train",), "-o Global.foo=1", "-o Global.foo=1: unknown key 'Global'"),
     (("train",), "--itres 5", "train: unknown flag '--itres'; did you mean '--iters'?"),
     (BOTH, "--is_slide --image_path x.yml", "a sliding window needs --crop_size W H (and --stride W H)"),
-    (("export",), "--output_op max", "--output_op must be one of argmax, softmax, detections, none, got 'max'"),
     (("export",), "--opset_version 11", "--opset_version 11: export writes opset 17 and no other"),
     (("export",), "--save_file out/net", "--save_file out/net: --save_file names the ONNX file, <folder>/<name>.onnx"),
     (("export",), "--input_shape 3 3", "--input_shape takes N C H W or C H W, -1 is free; got 3 3"),

@@ -182,6 +182,18 @@ class TestTask:
         assert say(unknown[0], verb, tmp_path, *flags) == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("max", "there is: argmax, softmax, none"), ("argmx", "; did you mean 'argmax'?")]
+)
+def test_an_ending_is_the_tasks_own(tmp_path, capsys, name, said):
+    """The command line knows no endings; the task says which there are."""
+    recipe, weights, _ = exported()
+    assert say(recipe, "export", tmp_path, "--output_op", name, "--model_path", str(weights)) == 2
+    error = capsys.readouterr().err.strip()
+    assert f"error: export: no output_op '{name}' for SegmentationTask" in error and said in error and "\n" not in error
+    assert not (tmp_path / "export").exists()
+
+
 class TestParts:
     def test_of_a_checkpoint(self, tmp_path):
         parts = {"down": TinyNet(), "up": TinyNet()}
