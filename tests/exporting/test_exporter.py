@@ -18,8 +18,7 @@ from ppvision.exporting.graph import check_parameters, save_static
 from ppvision.exporting.legacy import legacy_reason
 from ppvision.files import sha256
 from ppvision.models.network import IMAGE
-from ppvision.models.zoo import IMAGENET
-from ppvision.predict import Predictor, assemble
+from ppvision.predict import Predictor
 from ppvision.predict.deployment import upstream_transform
 from ppvision.predict.runtime import Runtime, open_session
 from ppvision.predict.tasks.base import create_task, ending_of
@@ -32,7 +31,6 @@ from tests.exporting.samples import (
     pictures,
     randomise,
     write_detection_recipe,
-    write_recipe,
 )
 
 MEAN, STD = (120.0, 110.0, 100.0), (58.0, 57.0, 56.0)
@@ -153,31 +151,6 @@ class TestProduct:
             Predictor(tmp_path, batch_size=3)(images)
         with pytest.raises(UserError, match="height is 33 after the transforms, the graph was exported for 32"):
             Predictor(tmp_path)(pictures([(33, 48)]))
-
-    def test_several_deployables_get_a_folder_each(self, tmp_path, monkeypatch):
-        class Pair(nn.Layer):
-            def __init__(self):
-                super().__init__()
-                self.down, self.up = TinyNet(), TinyNet()
-
-            def deployables(self):
-                return {"down": self.down, "up": self.up}
-
-        recipe, _ = write_recipe(tmp_path)
-        pair = randomise(Pair())
-        monkeypatch.setattr(assemble, "network", lambda cfg, weights: pair)
-        out = tmp_path / "out"
-        ppvision.export(recipe, ["export.formats=[paddle]"], weights="unused", save_dir=out)
-        assert names(out) == ["deploy.yaml", "down", "up"] and "deploy.yaml" in names(out / "up")
-        content = yaml.safe_load((out / "deploy.yaml").read_text())
-        assert list(content) == ["PPVision"]
-        assert content["PPVision"]["parts"] == {"down": "down/deploy.yaml", "up": "up/deploy.yaml"}
-        assert list(Predictor(out).nets) == ["down", "up"] and list(Predictor(out / "up").nets) == ["up"]
-        (image,) = pictures([(32, 48)])
-        own, other = (Predictor(out / name)(image)[0].labels for name in ("up", "down"))
-        mean, std = map(np.float32, IMAGENET)
-        want = pair.up(paddle.to_tensor(((image - mean) / std).transpose(2, 0, 1)[None]))
-        assert (own == want.numpy()[0].argmax(0)).mean() > 0.999 > (own == other).mean()
 
 
 HOSTS = ("dab_detr_debug", "deformable_detr_debug", "dino_debug", "group_detr_v2_debug")

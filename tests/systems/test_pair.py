@@ -207,7 +207,7 @@ def test_the_contract_is_enough(export, data, trusted):
 
     image = pictures(data)[1]
     root = yaml.safe_load((export / "deploy.yaml").read_text(encoding="utf-8"))["PPVision"]
-    assert root["transforms"] == [{"type": "PadTo", "multiple": 4}]
+    assert root["transforms"] == [{"type": "PadTo", "size": None, "multiple": 4, "value": 0.0}]
     picture = np.asarray(Image.open(image)).astype(np.float32)
     height, width = picture.shape[:2]
     padded = np.full((-(-height // 4) * 4, -(-width // 4) * 4, 3), root["normalisation"]["mean"], np.float32)
