@@ -27,7 +27,7 @@ from ppvision.errors import UserError
 from ppvision.losses.base import loss_promises
 from ppvision.methods.base import Method
 from ppvision.models.network import promises
-from ppvision.predict import assemble
+from ppvision.predict import TASKS, assemble
 
 
 @dataclass
@@ -225,7 +225,7 @@ def build_evaluator(cfg: Config, net: nn.Layer) -> Evaluator:
     specs = [{"type": m} if isinstance(m, str) else m for m in cfg.eval.metrics]
     metrics = [build("metric", Component(m, f"eval.metrics.{i}", cfg.where), **known) for i, m in enumerate(specs)]
     for i, metric in enumerate(metrics):
-        if metric.tasks and task_name not in metric.tasks:
+        if metric.tasks and task_name in TASKS and task_name not in metric.tasks:
             raise UserError(
                 f"{cfg.where(f'eval.metrics.{i}')}: {type(metric).__name__} judges {', '.join(metric.tasks)}, "
                 f"but {cfg.model.type} does {task_name}"

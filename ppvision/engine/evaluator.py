@@ -38,6 +38,7 @@ class Evaluator:
 
     def __init__(self, task: Task, metrics: Sequence[Metric], loader: Any, mean: Sequence[float], std: Sequence[float]):
         self.task, self.metrics, self.loader, self.mean, self.std = task, list(metrics), loader, mean, std
+        task.fill = tuple(mean)
         for metric in self.metrics:
             metric.bind(loader.dataset)
         self._empty = [metric.state() for metric in self.metrics]

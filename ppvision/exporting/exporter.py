@@ -13,12 +13,11 @@ sub-folder each, and `save_dir` gets the deploy.yaml of the whole.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ppvision.config import load
 from ppvision.data import TRANSFORMS
 from ppvision.device import use_device
 from ppvision.errors import RunError, UserError, did_you_mean
@@ -35,17 +35,17 @@ from ppvision.exporting import convert_onnx, parity
 from ppvision.exporting.deployed import Deployed
 from ppvision.exporting.graph import check_graph, check_parameters, resolved, save_static
 from ppvision.exporting.legacy import legacy_writer
-from ppvision.files import move, sha256
+from ppvision.exporting.staging import install, staging_folder
+from ppvision.files import sha256
 from ppvision.models.network import Input, graph_name, inputs_of, promises
-from ppvision.predict.assemble import Assembly, assemble, validation_set
+from ppvision.predict.assemble import Assembly, assemble, task_name, validation_set
 from ppvision.predict.deployment import Deployment, Part
 from ppvision.predict.runtime import paddle_version
-from ppvision.predict.tasks.base import Task, ending_of, first, named
+from ppvision.predict.tasks.base import Task, ending_of, first, named, task_class
 
 logger = logging.getLogger("ppvision")
 
 FORMATS = ("paddle", "onnx", "pdmodel")
-FULL = 1 << 16  # bytes free: below, nothing more can be written
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,17 @@ def export(
         UserError: wrong arguments or weights that do not fit. `save_dir` is then as it was.
         RunError: numbers past the tolerance; likewise.
     """
+    cfg = load(config, overrides)
+    # a slip in a name is told before anything is built
+    ending_of(task_class(task_name(cfg)), output_op or cfg.export.output_op)
+    _check_formats(formats or cfg.export.formats)
     device = paddle.get_device()
     use_device("cpu")  # the reference of the comparison, and a graph that holds no device
     try:
         with (
             paddle.utils.unique_name.guard()
         ):  # parameter names, and so the order in the file, do not depend on what was built before
-            assembly = assemble(config, overrides, weights)
+            assembly = assemble(cfg, weights=weights)
         spec = _spec(assembly, input_shape, output_op, formats)
         return export_nets(assembly.nets, save_dir, spec)
     finally:
@@ -171,11 +175,11 @@ def export_layer(net: nn.Layer, save_dir: str | os.PathLike, spec: Spec) -> Path
 
 def export_nets(nets: Mapping[str, nn.Layer], save_dir: str | os.PathLike, spec: Spec) -> Path:
     """Export networks that are built already; see `export`."""
-    _check_formats(spec)
+    _check_formats(spec.formats)
     calls = examples.calls(nets, spec.task, spec.batches, (spec.mean, spec.std))
     inputs = {name: resolved(inputs_of(net), _shapes_of(net, spec.shapes, len(nets))) for name, net in nets.items()}
     folder = Path(save_dir)
-    with _staging(folder) as staging:
+    with staging_folder(folder) as staging:
         parts = {}
         for name, net in nets.items():
             place = staging if len(nets) == 1 else staging / name
@@ -186,56 +190,14 @@ def export_nets(nets: Mapping[str, nn.Layer], save_dir: str | os.PathLike, spec:
         deployment.write()
         for name in nets if len(nets) > 1 else ():
             (folder / name).mkdir(exist_ok=True)
-            _install(staging / name, folder / name, spec.save_name)
-        _install(staging, folder, spec.save_name)
+            install(staging / name, folder / name, spec.save_name)
+        install(staging, folder, spec.save_name)
     print(f"exported {spec.model_name} -> {folder}", flush=True)
     return folder
 
 
-@contextlib.contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """A hidden folder inside `folder` that goes away at the end; a full disk is told as such."""
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
-    except OSError as error:
-        _remove_empty(created)
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    try:
-        yield staging
-    except OSError as error:
-        # Paddle reports a failed write as an OSError without number.
-        reason = error.strerror or ("no space left" if _is_full(staging) else error)
-        raise RunError(f"export: {folder} cannot be written ({reason})") from error
-    except Exception as error:
-        # What the checks say of files cut short by a full disk leads nowhere.
-        if _is_full(staging):
-            raise RunError(f"export: {folder} cannot be written (no space left)") from error
-        raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        _remove_empty(created)
-
-
-def _remove_empty(folders: Sequence[Path]) -> None:
-    """Remove those of the folders, inner ones first, that hold nothing."""
-    for folder in folders:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
-
-
-def _is_full(folder: Path) -> bool:
-    try:
-        return shutil.disk_usage(folder).free < FULL
-    except OSError:
-        return False
-
-
-def _check_formats(spec: Spec) -> None:
-    for name in spec.formats:
+def _check_formats(formats: Sequence[str]) -> None:
+    for name in formats:
         if name not in FORMATS:
             raise UserError(f"export: no format '{name}'{did_you_mean(name, FORMATS)} (formats: {', '.join(FORMATS)})")
 
@@ -364,6 +326,7 @@ def _deployment(staging: Path, spec: Spec, nets: Mapping[str, nn.Layer], parts: 
         labels=labels,
         palette=palette.tolist() if labels and palette is not None else None,
         transforms=spec.transforms,
+        options=spec.task.defaults(),
         parts=parts,
     )
 
@@ -442,15 +405,3 @@ def _add_legacy(name: str, staging: Path, spec: Spec, output_op: str) -> None:
             os.replace(Path(folder) / file, staging / file)
     except UserError as error:
         _without(staging / file, f"{file} not written: {error} (Paddle {version}; use Paddle 3.1)", spec.strict)
-
-
-def _install(staging: Path, folder: Path, stem: str) -> None:
-    """Move the files of `staging` into `folder`; those of an earlier export that this one does not have go away."""
-    suffixes = (".json", ".pdiparams", ".onnx", ".pdmodel")
-    # First the yaml goes, last it comes: a program that finds one finds files that belong to it.
-    (folder / "deploy.yaml").unlink(missing_ok=True)
-    for name in [*(f"{stem}{suffix}" for suffix in suffixes), "parity.json", "deploy.yaml"]:
-        if (staging / name).exists():
-            move(staging / name, folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)

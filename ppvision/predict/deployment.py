@@ -27,7 +27,7 @@ from ppvision.models.network import Input, fixed_batch, graph_name
 from ppvision.predict import TASKS
 from ppvision.predict.nets import GraphNet
 from ppvision.predict.runtime import Runtime, open_session
-from ppvision.predict.tasks.base import Output, Task, create_task
+from ppvision.predict.tasks.base import Output, Task, create_task, task_class
 from ppvision.version import __version__
 
 FORMAT = 2  # of the file; raised when a reader of the old one would go wrong
@@ -144,6 +144,7 @@ class Deployment:
         labels: class names by id; may be empty.
         palette: RGB per class, or None.
         transforms: plain mappings, house spelling.
+        options: of the task as it was exported (`Task.defaults`), such as thresholds.
         parts: the graphs by name of the deployable.
         is_part: this is the deploy.yaml of one part of several.
     """
@@ -156,6 +157,7 @@ class Deployment:
     labels: Sequence[str] = ()
     palette: Sequence[Sequence[int]] | None = None
     transforms: Sequence[Mapping[str, Any]] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Part] = field(default_factory=dict)
     is_part: bool = False
 
@@ -254,12 +256,11 @@ class Deployment:
             for name, spec in part.inputs.items()
         ]
         outputs = [{"name": o.name, "kind": o.kind, "dtype": o.dtype, "about": o.about} for o in part.outputs]
-        task = create_task(self.task)
         return self._common() | {
             "inputs": inputs,
             "outputs": outputs,
-            "way_back": type(task).way_back,
-            "postprocess": {"type": self.task, **task.defaults(), **part.options},
+            "way_back": task_class(self.task).way_back,
+            "postprocess": {"type": self.task, **self.options, **part.options},
             "shape_profile": part.shape_profile,
             "tolerance": dict(part.tolerance),
             "sha256": dict(part.sha256),

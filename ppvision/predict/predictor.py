@@ -22,6 +22,7 @@ from ppvision.device import choose_device
 from ppvision.errors import UserError
 from ppvision.models.network import Input, fixed_batch
 from ppvision.predict.deployment import Deployment, deploy_file
+from ppvision.predict.deployment import trust as trust_modules
 from ppvision.predict.inputs import find_inputs
 from ppvision.predict.results import Result
 from ppvision.predict.runtime import Runtime
@@ -62,6 +63,7 @@ class Predictor:
         batch_size: samples per call of the networks; those whose transformed sizes differ are never put into one batch.
         overrides: `a.b=1` for a recipe.
         runtime: threads, oneDNN, precision, TensorRT.
+        trust: modules of your own that an export may name (`predict.deployment.trust`).
         task_options: of the task, e.g. `flip=True, scales=[0.5, 1.0]`, `palette`.
 
     Attributes:
@@ -82,8 +84,10 @@ class Predictor:
         batch_size: int = 1,
         overrides: Sequence[str] = (),
         runtime: Runtime | None = None,
+        trust: Sequence[str] = (),
         **task_options: Any,
     ):
+        trust_modules(*trust)
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
         self.device = choose_device(device)

@@ -269,8 +269,13 @@ def create_task(name: str, **options: Any) -> Task:
     return cls(**options)
 
 
-def ending_of(task: Task, name: str | None, part: str = "model") -> tuple[str, Ending]:
+def ending_of(task: Task | type[Task], name: str | None, part: str = "model") -> tuple[str, Ending]:
     """The ending a graph of `task` gets: the named one, else the task's default; "none" where that is of other parts.
+
+    Args:
+        task: a task or its class.
+        name: of the ending; None: the first.
+        part: name of the deployable.
 
     Raises:
         UserError: the task has no such ending.
@@ -280,7 +285,8 @@ def ending_of(task: Task, name: str | None, part: str = "model") -> tuple[str, E
     if name not in task.endings:
         near = did_you_mean(name, task.endings)
         said = ", ".join(task.endings)
-        raise UserError(f"export: no output_op '{name}' for {type(task).__name__}{near} (there is: {said})")
+        kind = task if isinstance(task, type) else type(task)
+        raise UserError(f"export: no output_op '{name}' for {kind.__name__}{near} (there is: {said})")
     ending = task.endings[name]
     return ("none", Ending()) if ending.parts and part not in ending.parts else (name, ending)
 
