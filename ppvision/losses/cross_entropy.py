@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
 from ppvision.errors import UserError, at_least, require, within
 from ppvision.losses.base import Loss
+from ppvision.nn.constant import Constant
 
 
 def fits_images(logits: Any, batch: dict[str, Any]) -> None:
@@ -55,6 +57,7 @@ class CrossEntropy(Loss):
         within(-(2**31), 2**31 - 1, ignore_index=ignore_index)
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
+        self.factors = Constant(np.asarray(class_weights or [], np.float32))
 
     def normaliser(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """{"labels": number of labels that count}."""
@@ -77,9 +80,7 @@ class CrossEntropy(Loss):
         if self.class_weights is not None:
             if len(self.class_weights) != logits.shape[1]:
                 raise UserError(f"cross_entropy: {len(self.class_weights)} class_weights for {logits.shape[1]} classes")
-            picked = picked * paddle.gather(paddle.to_tensor(self.class_weights), target.flatten()).reshape(
-                target.shape
-            )
+            picked = picked * paddle.gather(self.factors(), target.flatten()).reshape(target.shape)
         if self.label_smoothing:
             even = F.log_softmax(logits, axis=1).mean(1)
             picked = (1 - self.label_smoothing) * picked - self.label_smoothing * even

@@ -25,6 +25,7 @@ from paddle.nn import initializer as init
 
 from ppvision.errors import UserError, at_least, require, within
 from ppvision.models.network import Network
+from ppvision.nn.constant import Constant
 from ppvision.nn.drop import DropPath
 
 __all__ = ["FUSIONS", "GLDS", "VARIANTS", "MAFormer"]
@@ -120,20 +121,12 @@ class WindowAttention(nn.Layer):
         )
         y, x = (g.ravel() for g in np.meshgrid(np.arange(window), np.arange(window), indexing="ij"))
         index = (y[:, None] - y + window - 1) * (2 * window - 1) + (x[:, None] - x + window - 1)
-        self.index = index.ravel().astype(np.int32)  # numpy: a constant of the graph, not one of its parameters
-        self.indices: dict[str, Tensor] = {}  # the same by device: in a dict it is no part of the layer's state
+        self.index = Constant(index.ravel().astype(np.int32))
 
     def bias(self) -> Tensor:
         """[heads,M * M,M * M]."""
         size = self.window**2
-        if paddle.in_dynamic_mode():
-            device = paddle.device.get_device()
-            if device not in self.indices:
-                self.indices[device] = paddle.to_tensor(self.index)
-            index = self.indices[device]
-        else:
-            index = paddle.to_tensor(self.index)
-        return paddle.gather(self.rel_bias, index).reshape([size, size, -1]).transpose([2, 0, 1])
+        return paddle.gather(self.rel_bias, self.index()).reshape([size, size, -1]).transpose([2, 0, 1])
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         h, w, c = x_BHWC.shape[1:]

@@ -15,28 +15,22 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from ppvision.nn.constant import Constant
+
 __all__ = ["sine_boxes", "sine_map"]
 
 
-def _frequencies(channels: int, temperature: float) -> np.ndarray:
-    return (temperature ** (-np.arange(0, channels, 2, dtype=np.float64) / channels)).astype(np.float32)
-
-
 @functools.lru_cache(maxsize=32)
-def _kept(channels: int, temperature: float, device: str) -> Tensor:
-    """Made once: every constructor that takes an array leaks a little (Paddle 3.3.1)."""
-    return paddle.to_tensor(_frequencies(channels, temperature))
+def _frequencies(channels: int, temperature: float) -> Constant:
+    exponents = -np.arange(0, channels, 2, dtype=np.float64) / channels
+    return Constant((temperature**exponents).astype(np.float32))
 
 
 def _waves(x: Tensor, channels: int, temperature: float) -> Tensor:
     """[...] -> [...,channels]."""
     if channels % 2:
         raise ValueError(f"a sine embedding has an even number of channels, not {channels}")
-    if paddle.in_dynamic_mode():
-        frequency = _kept(channels, temperature, paddle.device.get_device())
-    else:
-        frequency = paddle.to_tensor(_frequencies(channels, temperature))
-    phase = x.unsqueeze(-1) * frequency
+    phase = x.unsqueeze(-1) * _frequencies(channels, temperature)()
     return paddle.stack([paddle.sin(phase), paddle.cos(phase)], axis=-1).flatten(-2)
 
 
