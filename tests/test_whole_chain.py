@@ -21,6 +21,7 @@ from ppvision.data.samples.synthetic.coco import write_shapes
 from ppvision.data.samples.synthetic.street import write as write_street
 from ppvision.engine.trainer import Trainer
 from ppvision.models import zoo
+from ppvision.models.detr import Detr
 from ppvision.predict.assemble import starting_network
 from ppvision.weights import read, state_of
 
@@ -100,7 +101,7 @@ def features(folder: Path, name: str) -> dict:
 def detection(folder: Path, name: str) -> dict:
     """Sections of a recipe for a detector, with groups of queries beside the deployed ones if it has queries."""
     data = write_shapes(folder / "data", 6, 4, seed=0)
-    queries = hasattr(zoo.network_class(name), "own_queries")
+    queries = issubclass(zoo.network_class(name), Detr)
     return {
         "model": {"type": name, "num_classes": 4},
         "method": {"type": "group_detr", "groups": 2} if queries else {"type": "dense_detection"},
