@@ -105,12 +105,12 @@ def import_paddle() -> None:
     Raises:
         ModuleNotFoundError: Paddle is not installed.
     """
-    said = io.StringIO()
+    messages = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(messages):
             import paddle  # noqa: F401
     finally:
-        for line in said.getvalue().splitlines():
+        for line in messages.getvalue().splitlines():
             if not line.startswith(PADDLE_WARNS):
                 print(line, file=sys.stderr)
 

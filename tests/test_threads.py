@@ -294,5 +294,9 @@ class TestCommandLine:
         from ppvision.cli import main
 
         assert main(["train", "-c", str(recipe), *flags]) == 2
-        said = capsys.readouterr().err
-        assert "'train.threads' must be an integer from 1 to 1024" in said and where in said and said.count("\n") == 1
+        message = capsys.readouterr().err
+        assert (
+            "'train.threads' must be an integer from 1 to 1024" in message
+            and where in message
+            and message.count("\n") == 1
+        )

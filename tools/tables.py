@@ -228,8 +228,8 @@ def render_promises(dotted: str) -> str:
         elif isinstance(item, ast.FunctionDef) and not item.name.startswith("_"):
             names = [arg.arg for arg in item.args.args if arg.arg not in ("self", "cls")]
             given = ", ".join([*names, *([f"*{item.args.vararg.arg}"] if item.args.vararg else [])])
-            said = " ".join((ast.get_docstring(item) or "").split("\n\n")[0].split())
-            lines.append(f"| `{item.name}({given})` | {default_of(item)} | {said.replace('|', '/')} |")
+            summary = " ".join((ast.get_docstring(item) or "").split("\n\n")[0].split())
+            lines.append(f"| `{item.name}({given})` | {default_of(item)} | {summary.replace('|', '/')} |")
     return "\n".join(lines) + "\n"
 
 

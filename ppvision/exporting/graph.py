@@ -49,8 +49,8 @@ def resolved(inputs: Mapping[str, Input], shapes: Mapping[str, Sequence[int]]) -
         fixed = {own: side for side, own in zip(shape, declared) if isinstance(own, str) and side != -1}
         for own in fixed.keys() & known.keys():
             if fixed[own] != known[own]:
-                said = f"{own} is {known[own]} in one shape and {fixed[own]} in that of '{graph_name(name)}'"
-                raise UserError(f"export: {said}")
+                message = f"{own} is {known[own]} in one shape and {fixed[own]} in that of '{graph_name(name)}'"
+                raise UserError(f"export: {message}")
         known |= fixed
     if "B" in known:
         known["B+1"] = known["B"] + 1

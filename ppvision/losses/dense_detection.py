@@ -85,12 +85,12 @@ class DenseLoss(Loss):
             return paddle.where(level >= self.positive, index, other)
 
     def forward(
-        self, said: Dense, boxes: Tensor, targets: Targets, assigned: Tensor, num_positives: Tensor | float
+        self, predictions: Dense, boxes: Tensor, targets: Targets, assigned: Tensor, num_positives: Tensor | float
     ) -> dict[str, Tensor]:
         """Weighted terms `main/cls` and `main/box`.
 
         Args:
-            said: logits, offsets and anchors.
+            predictions: logits, offsets and anchors.
             boxes: of the targets, cxcywh [B,G,4] of the canvas the anchors are of.
             targets: their classes.
             assigned: of `assign`.
@@ -100,7 +100,7 @@ class DenseLoss(Loss):
             UserError: an object's class is beyond the network's, or there are other anchors than were assigned.
         """
         with paddle.amp.auto_cast(enable=False):
-            logits, deltas = said.logits.astype("float32"), said.deltas.astype("float32")
+            logits, deltas = predictions.logits.astype("float32"), predictions.deltas.astype("float32")
             batch, count, num_classes = logits.shape
             if count != assigned.shape[1]:
                 raise UserError(
@@ -120,7 +120,7 @@ class DenseLoss(Loss):
                 present = sigmoid_focal(logit, True, self.alpha, self.gamma)
                 classes = classes + (present - sigmoid_focal(logit, False, self.alpha, self.gamma)).sum()
                 wanted = encode_boxes(
-                    paddle.gather(boxes.reshape([-1, 4]), column), paddle.gather(said.anchors, row % count)
+                    paddle.gather(boxes.reshape([-1, 4]), column), paddle.gather(predictions.anchors, row % count)
                 )
                 distance = distance + self.distance(paddle.gather(deltas.reshape([-1, 4]), row) - wanted)
             divisor = objects(num_positives)

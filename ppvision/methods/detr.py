@@ -54,7 +54,7 @@ class DetrTraining(Method):
         return self.judge([queries], self.model.decode(context, queries), batch)
 
     def judge(self, sets: list[QuerySet], layers: list[tuple[Tensor, Tensor]], batch: dict[str, Any]) -> dict:
-        """The loss of what the decoder said of `sets`, one after the other in its answers."""
+        """The loss of the predictions for `sets`, which stand one after the other."""
         known = batch["normaliser"]
         proposals = [s.proposals for s in sets if s.proposals is not None]
         return self.loss(

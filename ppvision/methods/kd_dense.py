@@ -109,33 +109,33 @@ class KdDense(DenseDetection):
         return self._draw
 
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
-        said = self.model.dense(batch["image"])
-        said = said._replace(logits=said.logits.astype("float32"))
-        terms = self.judge(said, batch)
+        predictions = self.model.dense(batch["image"])
+        predictions = predictions._replace(logits=predictions.logits.astype("float32"))
+        terms = self.judge(predictions, batch)
         with paddle.amp.auto_cast(enable=False):
             share = share_of(batch).unsqueeze(1)
-            index = self.chosen(said)
-            anchors = rows_of(said.anchors, index) / share
+            index = self.chosen(predictions)
+            anchors = rows_of(predictions.anchors, index) / share
             inside = ((anchors[..., :2] >= 0.0) & (anchors[..., :2] < 1.0)).all(-1)  # no question about the padding
-            boxes = decode_boxes(picked(said.deltas, index), rows_of(said.anchors, index)) / share
+            boxes = decode_boxes(picked(predictions.deltas, index), rows_of(predictions.anchors, index)) / share
             references = inverse_sigmoid(anchors)
         with paddle.no_grad():
             context = self.teacher.encode(batch["image"], batch.get("valid"))
             wanted = self.teacher.decode(context, self.asked(references))[-1]
-        answers = (picked(said.logits, index), boxes)
+        answers = (picked(predictions.logits, index), boxes)
         told = self.point_loss(answers, wanted, inside.astype("float32"))
         return {**terms, **{f"anchors/{key}": value for key, value in told.items()}}
 
-    def chosen(self, said: Dense) -> Tensor:
+    def chosen(self, predictions: Dense) -> Tensor:
         """The anchors of each picture that are points, int64 [B,M]."""
-        batch, count = said.logits.shape[:2]
+        batch, count = predictions.logits.shape[:2]
         parts = []
         wanted = min(self.points - self.num_random, count)
         if wanted:
             with paddle.no_grad(), paddle.amp.auto_cast(enable=False):
-                scores = said.logits.detach().astype("float32").max(-1)
+                scores = predictions.logits.detach().astype("float32").max(-1)
                 best, index = paddle.topk(scores, min(CANDIDATES * wanted, count), axis=1)
-                boxes = decode_boxes(picked(said.deltas.detach(), index), rows_of(said.anchors, index))
+                boxes = decode_boxes(picked(predictions.deltas.detach(), index), rows_of(predictions.anchors, index))
                 kept = kept_boxes(excess_overlap(cxcywh_to_xyxy(boxes), None, self.nms_iou))
                 # duplicates come last: they fill up where too few are left
                 order = paddle.topk(kept * 2.0 - paddle.arange(kept.shape[1]) / kept.shape[1], wanted, axis=1)[1]

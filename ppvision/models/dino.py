@@ -244,8 +244,8 @@ class Dino(Detr):
             at = scaled(F.sigmoid(reference), context.valid_ratios)
             positions = self.query_pos_head(sine_boxes(at[:, :, 0], self.dim // 2).astype(x.dtype))
             x = layer(x, positions, at, context, queries.mask, queries.groups)
-            said = self.decoder.norm(x)
-            answers.append((scores(said), F.sigmoid(boxes(said).astype("float32") + before)))
+            normed = self.decoder.norm(x)
+            answers.append((scores(normed), F.sigmoid(boxes(normed).astype("float32") + before)))
             if len(answers) < len(self.decoder.layers):
                 before = boxes(x).astype("float32") + reference
                 reference = before.detach()

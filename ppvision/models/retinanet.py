@@ -250,7 +250,7 @@ class RetinaNet(Network):
         return grid_anchors(shapes, self.strides, canvas, self.anchor_scale, self.ratios, self.octaves)
 
     def dense(self, image: Tensor) -> Dense:
-        """What is said at every anchor: what losses and teachers look at."""
+        """The predictions at every anchor: what losses and teachers look at."""
         maps = self.features(image)
         levels = self.backbone.fpn([maps[level] for level in self.levels])
         logits, deltas = self.head(levels)
@@ -262,7 +262,7 @@ class RetinaNet(Network):
 
         Args:
             image: [B,3,H,W].
-            valid: bool [B,H,W], True where the image is no padding; boxes are then relative to that part. What is said
+            valid: bool [B,H,W], True where the image is no padding; boxes are then relative to that part. The choice
                 does not depend on it.
         """
         answer = self.explained(image, None, None, valid)
@@ -288,16 +288,16 @@ class RetinaNet(Network):
             logits, boxes; `chosen`; `scores` [B,A*K], by which was chosen; `kept`; `excess` [B,N,N], by which was kept
             (see `excess_overlap`).
         """
-        said = self.dense(image)
-        logits = said.logits.astype("float32")
+        predictions = self.dense(image)
+        logits = predictions.logits.astype("float32")
         if chosen is None:
             chosen = self._best(logits)
         count = chosen.shape[1]
         row, label = chosen // self.num_classes, chosen % self.num_classes
         scores = logits.flatten(1)
         score = paddle.take_along_axis(scores, chosen, axis=1, broadcast=False)
-        deltas = paddle.take_along_axis(said.deltas, row.unsqueeze(-1).tile([1, 1, 4]), axis=1, broadcast=False)
-        anchors = paddle.gather(said.anchors, row.flatten()).reshape([-1, count, 4])
+        deltas = paddle.take_along_axis(predictions.deltas, row.unsqueeze(-1).tile([1, 1, 4]), axis=1, broadcast=False)
+        anchors = paddle.gather(predictions.anchors, row.flatten()).reshape([-1, count, 4])
         corners = cxcywh_to_xyxy(decode_boxes(deltas, anchors)).clip(0.0, 1.0)
         if valid is not None:
             share = picture_share(valid).tile([1, 2])

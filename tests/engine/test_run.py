@@ -88,7 +88,7 @@ def test_workers_do_not_change_a_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("state", "now", "said"),
+    ("state", "now", "warning"),
     [
         ({}, (2, "7"), None),  # a checkpoint of before the two were recorded
         ({"threads": 2, "kernels": "7"}, (2, "7"), None),
@@ -97,12 +97,12 @@ def test_workers_do_not_change_a_run(tmp_path):
         ({"threads": 2, "kernels": "7"}, (2, None), "OMP_NUM_THREADS=2 MKL_DEBUG_CPU_TYPE="),
     ],
 )
-def test_other_threads_or_kernels_are_told(state, now, said):
+def test_other_threads_or_kernels_are_told(state, now, warning):
     lines = []
     check_arithmetic(state, Path("run/iter_4"), now, lines.append)
     was = "OMP_NUM_THREADS=2 MKL_DEBUG_CPU_TYPE=7"
-    whole = f"run/iter_4 was made with {was} (now {said}): the run goes on, but not bit for bit; for that set {was}"
-    assert lines == ([] if said is None else [f"{whole} before the start (or --threads 2)"])
+    whole = f"run/iter_4 was made with {was} (now {warning}): the run goes on, but not bit for bit; for that set {was}"
+    assert lines == ([] if warning is None else [f"{whole} before the start (or --threads 2)"])
 
 
 def test_threads_that_come_too_late_are_told(tmp_path, capsys):

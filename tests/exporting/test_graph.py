@@ -117,7 +117,7 @@ class TestShapes:
         }  # fmt: skip
 
     @pytest.mark.parametrize(
-        ("shapes", "said"),
+        ("shapes", "message"),
         [
             ({"imag": [1, 3, 4, 4]}, r"no input 'imag' \(inputs: x, valid, crop_face, size\)"),
             ({"x": [1, 4, 4, 4]}, r"shape of 'x' is \[B, 3, H, W\], -1 for a free side, got \[1, 4, 4, 4\]"),
@@ -126,8 +126,8 @@ class TestShapes:
             ({"size": [3]}, r"shape of 'size' is \[2\]"),
         ],
     )
-    def test_refused(self, shapes, said):
-        with pytest.raises(UserError, match=said):
+    def test_refused(self, shapes, message):
+        with pytest.raises(UserError, match=message):
             self.sides(**shapes)
 
     def test_two_that_contradict_each_other(self):

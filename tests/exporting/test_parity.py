@@ -83,7 +83,7 @@ class TestVerdict:
         assert parity.faults([self.row(agreement=None)], 1e-4, 0.999) == {}
 
     @pytest.mark.parametrize(
-        "changes, said",
+        "changes, message",
         [
             ({"max_error": 2e-4}, "error 2.00e-04 at 1x3x4x4"),
             ({"max_error": float("nan")}, "error nan"),
@@ -91,9 +91,9 @@ class TestVerdict:
             ({"fault": "RuntimeError: no"}, "RuntimeError: no"),
         ],
     )
-    def test_past_bounds_the_figure_is_named(self, changes, said):
+    def test_past_bounds_the_figure_is_named(self, changes, message):
         found = parity.faults([self.row(backend="a"), self.row(**changes)], 1e-4, 0.999)
-        assert list(found) == ["paddle"] and said in found["paddle"]
+        assert list(found) == ["paddle"] and message in found["paddle"]
 
     def test_report_is_json(self, tmp_path):
         rows = [self.row(), self.row(max_error=float("inf"), latency_ms=None, fault="x")]

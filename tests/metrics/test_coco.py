@@ -308,7 +308,7 @@ class TestFiles:
 
 class TestMistakes:
     @pytest.mark.parametrize(
-        ("result", "truth", "said"),
+        ("result", "truth", "message"),
         [
             (boxes([[0, 0, 1, np.nan]], name="a.jpg"), target(0, []), "a.jpg: the prediction holds NaN"),
             (boxes([[0, 0, 1, 1]], scores=[np.inf]), target(0, []), "the prediction holds NaN or infinity"),
@@ -318,8 +318,8 @@ class TestMistakes:
             (boxes([]), {k: v for k, v in target(0, []).items() if k != "image_id"}, "no image_id"),
         ],
     )
-    def test_are_named(self, result, truth, said):
-        with pytest.raises(UserError, match=said):
+    def test_are_named(self, result, truth, message):
+        with pytest.raises(UserError, match=message):
             judged([result], [truth], 2)
 
     def test_lengths_and_options(self):

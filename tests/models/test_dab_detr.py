@@ -114,12 +114,12 @@ class TestGroups:
 def test_a_box_trains_the_layer_before_and_no_further_back():
     """What a layer says of the box adds to what the layer before said, with gradient; where a layer looks has none."""
     net = net_of(decoder_layers=3)
-    said = []
-    net.bbox_embed.register_forward_post_hook(lambda layer, given, out: said.append(out))
+    outputs = []
+    net.bbox_embed.register_forward_post_hook(lambda layer, given, out: outputs.append(out))
     context = net.encode(*inputs())
     answers = net.decode(context, net.own_queries(context))
-    assert len(said) == 5  # of layers 0, 1, 2 after the norm, and before it where a box goes on
-    gradients = paddle.grad(answers[2][1].sum(), [said[4], said[3], said[1]], allow_unused=True)
+    assert len(outputs) == 5  # of layers 0, 1, 2 after the norm, and before it where a box goes on
+    gradients = paddle.grad(answers[2][1].sum(), [outputs[4], outputs[3], outputs[1]], allow_unused=True)
     assert gradients[0].abs().sum() > 0 and gradients[1].abs().sum() > 0
     assert gradients[2] is None or not gradients[2].any()
 

@@ -212,9 +212,9 @@ class TestDecoder:
                 wave.append(np.stack([np.sin(phase), np.cos(phase)], -1).reshape(2, 20, 24))
             wave = paddle.to_tensor(np.concatenate(wave, -1).astype("float32"))
             np.testing.assert_allclose(positions.numpy(), net.query_pos_head(wave).numpy(), atol=1e-5)
-            said = net.decoder.norm(output)
-            np.testing.assert_allclose(answers[i][0].numpy(), net.dec_score_head[i](said).numpy(), atol=1e-5)
-            moved = (net.dec_bbox_head[i](said) + logits[i]).numpy()
+            normed = net.decoder.norm(output)
+            np.testing.assert_allclose(answers[i][0].numpy(), net.dec_score_head[i](normed).numpy(), atol=1e-5)
+            moved = (net.dec_bbox_head[i](normed) + logits[i]).numpy()
             np.testing.assert_allclose(answers[i][1].numpy(), 1 / (1 + np.exp(-moved)), atol=1e-6)
             logits.append(net.dec_bbox_head[i](output) + logits[i])
 

@@ -78,15 +78,15 @@ class TestDefaults:
             net.dense(paddle.ones([1]))
 
     def test_what_kinds_of_networks_offer(self):
-        said = {
+        promised = {
             name: {p for p in ("features", "decode", "explained", "encode", "dense", "tokens") if net.offers(p)}
             for name, net in ((n, zoo.create_model(n)) for n in DEBUG)
         }
-        assert said["rtformer_debug"] == {"features", "decode"}
-        assert said["resnet_debug"] == {"features"}
-        assert said["maformer_debug"] == {"features", "tokens"}
-        assert said["dino_debug"] == {"features", "decode", "explained", "encode"}
-        assert said["retinanet_debug"] == {"features", "dense", "explained"}
+        assert promised["rtformer_debug"] == {"features", "decode"}
+        assert promised["resnet_debug"] == {"features"}
+        assert promised["maformer_debug"] == {"features", "tokens"}
+        assert promised["dino_debug"] == {"features", "decode", "explained", "encode"}
+        assert promised["retinanet_debug"] == {"features", "dense", "explained"}
 
     def test_of_queries(self):
         asked = {n: zoo.create_model(f"{n}_debug").queries for n in ("dab_detr", "deformable_detr", "dino")}

@@ -196,8 +196,8 @@ class TestParts:
 
     def test_every_parameter_receives_a_gradient(self):
         net = net_of()
-        said = net.dense(picture())
-        (said.logits.square().sum() + said.deltas.square().sum()).backward()
+        predictions = net.dense(picture())
+        (predictions.logits.square().sum() + predictions.deltas.square().sum()).backward()
         assert not [k for k, p in net.named_parameters() if p.trainable and (p.grad is None or not p.grad.any())]
 
     @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def command(*words: object, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
-def said(done: subprocess.CompletedProcess) -> str:
+def stderr_of(done: subprocess.CompletedProcess) -> str:
     """The one line of an error that a user causes."""
     assert done.returncode == 2, done.stdout + done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -280,15 +280,15 @@ def test_the_programs(export, data, recipe, run, tmp_path):
 
 def test_one_line_for_what_is_wrong(export, data, tmp_path):
     words = ["deploy/python/infer.py", "--image_path", data / "val.list", "--save_dir", tmp_path / "out", "--config"]
-    assert "if you trust it, say --trust tests.systems.pair.task" in said(command(*words, export))
+    assert "if you trust it, say --trust tests.systems.pair.task" in stderr_of(command(*words, export))
     known = ["--trust", "tests.systems.pair"]
-    line = said(command(*words, export / "encode", *known))
+    line = stderr_of(command(*words, export / "encode", *known))
     assert "one part of a deployment" in line and line.endswith(f"give {export}")
     broken = tmp_path / "broken"
     (broken / "encode").mkdir(parents=True)
     (broken / "deploy.yaml").write_bytes((export / "deploy.yaml").read_bytes())
     (broken / "encode/deploy.yaml").write_bytes((export / "encode/deploy.yaml").read_bytes())
-    assert "part 'decode' is missing" in said(command(*words, broken, *known))
+    assert "part 'decode' is missing" in stderr_of(command(*words, broken, *known))
 
 
 @pytest.mark.slow

@@ -187,9 +187,9 @@ class TestCaeV2:
 
         rng = np.random.default_rng(0)
         features = rng.standard_normal((4, 2, 37, 5)).astype(np.float32)
-        said = features[:, 0, 1:].copy()
-        said[:, 7] *= -1
-        answers = paddle.to_tensor(said)
+        predictions = features[:, 0, 1:].copy()
+        predictions[:, 7] *= -1
+        answers = paddle.to_tensor(predictions)
         images = rng.integers(0, 256, (4, 24, 24, 3)).astype(np.uint8)
         found = module.agreement(Echo(), {"image": images, "features": features}, 9)
         assert found["cosine, whole image"] == pytest.approx(34 / 36, abs=1e-4)

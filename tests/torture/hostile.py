@@ -317,9 +317,9 @@ def judge(path: Path) -> dict[str, object]:
         os._exit(attempt(path, writing))
     os.close(writing)
     with os.fdopen(reading, errors="replace") as stream:
-        said = stream.read()
+        message = stream.read()
     _, status, usage = os.wait4(pid, 0)
-    kind, _, message = said.partition("\n")
+    kind, _, message = message.partition("\n")
     if os.WIFSIGNALED(status):
         kind, message = f"killed by {signal.Signals(os.WTERMSIG(status)).name}", message
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -341,12 +341,12 @@ def attempt(path: Path, out: int) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.alarm(SECONDS)
     try:
-        said = f"read\n{len(read(path))} arrays"
+        message = f"read\n{len(read(path))} arrays"
     except UserError as error:
-        said = f"refused\n{error}"
+        message = f"refused\n{error}"
     except BaseException as error:
-        said = f"{type(error).__name__}\n{error}"
-    os.write(out, said.encode(errors="replace")[:4000])
+        message = f"{type(error).__name__}\n{error}"
+    os.write(out, message.encode(errors="replace")[:4000])
     return 0
 
 

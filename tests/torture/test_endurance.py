@@ -23,7 +23,7 @@ def samples_of(monkeypatch, rss, files):
 
 
 @pytest.mark.parametrize(
-    ("rss", "files", "said"),
+    ("rss", "files", "message"),
     [
         (lambda step: 300, lambda step: 8, None),
         (lambda step: 300 + step // 20, lambda step: 8, "resident memory grew"),
@@ -31,10 +31,10 @@ def samples_of(monkeypatch, rss, files):
         (lambda step: 600 if step < 1000 else 300, lambda step: 8, None),
     ],
 )
-def test_growth_is_seen(tmp_path, monkeypatch, rss, files, said):
+def test_growth_is_seen(tmp_path, monkeypatch, rss, files, message):
     samples_of(monkeypatch, rss, files)
     broken = endurance.run(2000, 0, tmp_path, print).broken
-    assert [line[: len(said or "")] for line in broken] == ([said] if said else [])
+    assert [line[: len(message or "")] for line in broken] == ([message] if message else [])
 
 
 def test_a_run_that_fails_is_seen(tmp_path, monkeypatch):

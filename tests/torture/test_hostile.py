@@ -49,7 +49,7 @@ class TestTheJudge:
         assert hostile.faults(self.verdict(), tmp_path / "ran") == []
 
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("change", "message"),
         [
             ({"kind": "read", "message": "1 arrays"}, "was read"),
             ({"kind": "KeyError", "message": "w"}, "KeyError w"),
@@ -59,8 +59,8 @@ class TestTheJudge:
             ({"memory": 1 << 30}, "took 1024 MB of memory"),
         ],
     )
-    def test_anything_else_is_not(self, tmp_path, change, said):
-        assert any(said in fault for fault in hostile.faults(self.verdict(**change), tmp_path / "ran"))
+    def test_anything_else_is_not(self, tmp_path, change, message):
+        assert any(message in fault for fault in hostile.faults(self.verdict(**change), tmp_path / "ran"))
 
     def test_a_marker_is_seen(self, tmp_path):
         (tmp_path / "ran").touch()

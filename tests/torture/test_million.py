@@ -13,7 +13,7 @@ def test_fifty_thousand_entries_cost_little_more_than_their_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({}, None),
         ({"wrong": 2}, "2 entries are not those of the list"),
@@ -22,10 +22,10 @@ def test_fifty_thousand_entries_cost_little_more_than_their_names(tmp_path):
         ({"added": 100 << 20}, "a worker that read the index has 100.0 MB of its own"),
     ],
 )
-def test_waste_is_seen(change, said):
+def test_waste_is_seen(change, message):
     good = {"entries": 1_000_000, "wrong": 0, "index": 120 << 20, "resident": 130 << 20, "added": 1 << 20}
     broken = million.judge({**good, **change}, 100 << 20)
-    assert [line[: len(said or "")] for line in broken] == ([said] if said else [])
+    assert [line[: len(message or "")] for line in broken] == ([message] if message else [])
 
 
 def test_a_process_that_fails_is_seen(tmp_path, monkeypatch):

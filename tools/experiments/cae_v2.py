@@ -306,8 +306,8 @@ def agreement(method: CaeV2Pretraining, data: dict[str, np.ndarray], masked: int
         for name, index in zip(cosines, (np.tile(np.arange(GRID * GRID), (len(target), 1)), seen)):
             with paddle.no_grad():
                 visible = paddle.to_tensor(index)
-                said = method.head(method.head_norm(method.encode(image, visible)[1]))
-                cosines[name].append(1 - cosine_distance(said, take_tokens(target, visible)).mean(1).numpy())
+                predictions = method.head(method.head_norm(method.encode(image, visible)[1]))
+                cosines[name].append(1 - cosine_distance(predictions, take_tokens(target, visible)).mean(1).numpy())
     return {name: float(np.concatenate(values).mean()) for name, values in cosines.items()}
 
 
@@ -352,9 +352,9 @@ def positions(settings: Settings) -> Outcome:
         "each beats pixels by 3 points": verdict_of(min(mean[a] for a in ("V", "M", "VM")) >= mean["P"] + 0.03),
         "pixels beat random weights": verdict_of(mean["P"] > mean["R"]),
     }
-    said = ", ".join(f"{ARMS[arm]} {value:.3f}" for arm, value in mean.items())
+    predictions = ", ".join(f"{ARMS[arm]} {value:.3f}" for arm, value in mean.items())
     held = "; ".join(f"{name}: {verdict}" for name, verdict in checks.items())
-    reason = f"better probe of class token and averaged patches: {said}; {held}"
+    reason = f"better probe of class token and averaged patches: {predictions}; {held}"
     return Outcome(checks["visible >= masked - 0.5 points"], reason, figures | {"criteria": checks})
 
 

@@ -136,11 +136,11 @@ def consistency(method: Any, taught: Any, data: Path) -> dict[str, float]:
         if net.offers("dense"):
             asking = KdDense(net, taught, points=100, random=1.0)
             asking.begin(0, 0, 0)
-            said = net.dense(image)
-            index = asking.chosen(said)
-            anchors = rows_of(said.anchors, index)
+            predictions = net.dense(image)
+            index = asking.chosen(predictions)
+            anchors = rows_of(predictions.anchors, index)
             wanted = taught.decode(context, asking.asked(inverse_sigmoid(anchors)))[-1][1]
-            return {"shared": overlap(decode_boxes(picked(said.deltas, index), anchors), wanted)}
+            return {"shared": overlap(decode_boxes(picked(predictions.deltas, index), anchors), wanted)}
         asked, seen = taught.own_queries(context), net.encode(image)
         wanted = taught.decode(context, asked)[-1][1]
         out["own"] = overlap(net.decode(seen, net.own_queries(seen))[-1][1][:, : wanted.shape[1]], wanted)

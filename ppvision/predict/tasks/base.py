@@ -279,8 +279,8 @@ def ending_of(task: Task, name: str | None, part: str = "model") -> tuple[str, E
         name = next(iter(task.endings))
     if name not in task.endings:
         near = did_you_mean(name, task.endings)
-        said = ", ".join(task.endings)
-        raise UserError(f"export: no output_op '{name}' for {type(task).__name__}{near} (there is: {said})")
+        known = ", ".join(task.endings)
+        raise UserError(f"export: no output_op '{name}' for {type(task).__name__}{near} (there is: {known})")
     ending = task.endings[name]
     return ("none", Ending()) if ending.parts and part not in ending.parts else (name, ending)
 

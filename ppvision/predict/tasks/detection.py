@@ -216,8 +216,8 @@ class Detection(Task):
         elif {"boxes", "scores", "labels"} <= given:
             found = tuple(output[key][:, : self.top_k] for key in ("boxes", "scores", "labels"))
         else:
-            said = ", ".join(sorted(given))
-            raise UserError(f"detection: the network gives {said}, not logits and boxes, nor boxes, scores and labels")
+            names = ", ".join(sorted(given))
+            raise UserError(f"detection: the network gives {names}, not logits and boxes, nor boxes, scores and labels")
         if padded and not asks:
             ratio = np.tile(np.array([width, height]) / inner_B2[:, ::-1], 2).astype(np.float32)
             found = (found[0] * paddle.to_tensor(ratio).unsqueeze(1), *found[1:])

@@ -329,9 +329,9 @@ def _translate_back(name: str, rules: Rules) -> list[str]:
     for theirs, ours in rules:
         left, right = _compiled(theirs, ours)
         values = right.read(name)
-        said = None if values is None else left.write({"qkv": "{qkv}", **values})
-        if said is not None:
-            found.append(said)
+        written = None if values is None else left.write({"qkv": "{qkv}", **values})
+        if written is not None:
+            found.append(written)
     return found
 
 

@@ -175,8 +175,8 @@ class TestResults:
 
     def test_other_networks_are_refused(self):
         batch = {"image": paddle.zeros([1, 3, 8, 8])}
-        for output, said in ((paddle.zeros([1, 3]), "Tensor"), ({"boxes": paddle.zeros([1, 3, 4])}, "gives boxes,")):
-            with pytest.raises(UserError, match=said):
+        for output, message in ((paddle.zeros([1, 3]), "Tensor"), ({"boxes": paddle.zeros([1, 3, 4])}, "gives boxes,")):
+            with pytest.raises(UserError, match=message):
                 Detection().run({"model": Net(lambda x, given=output: given)}, batch)
 
 
@@ -283,11 +283,11 @@ class TestAgreement:
 def test_options():
     task = create_task("detection", class_names=["a"], flip=True, scales=[1.0], flip_vertical=False, slide=None)
     assert isinstance(task, Detection) and task.mirrors == (False, True) and next(iter(task.endings)) == "detections"
-    for options, said in (
+    for options, message in (
         ({"flip_vertical": True}, "no option 'flip_vertical'"),
         ({"scales": [0.0]}, "positive"),
         ({"top_k": 0}, "top_k"),
         ({"threshold": 1.5}, "threshold"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             create_task("detection", **options)
