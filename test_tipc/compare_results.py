@@ -127,11 +127,13 @@ def write(path: Path, figures: Mapping[str, float]) -> None:
 def differences(stored: Mapping[str, float], found: Mapping[str, float], atol: float, rtol: float) -> list[str]:
     """What of the stored figures is missing or too far away, one line each."""
     faults = []
-    for name, wanted in stored.items():
+    for name, expected in stored.items():
         if name not in found:
-            faults.append(f"{name}: stored {wanted:.6f}, not measured")
-        elif not abs(found[name] - wanted) <= atol + rtol * abs(wanted):  # also when it is not a number
-            faults.append(f"{name}: {found[name]:.6f}, stored {wanted:.6f}, allowed {atol + rtol * abs(wanted):.6f}")
+            faults.append(f"{name}: stored {expected:.6f}, not measured")
+        elif not abs(found[name] - expected) <= atol + rtol * abs(expected):  # also when it is not a number
+            faults.append(
+                f"{name}: {found[name]:.6f}, stored {expected:.6f}, allowed {atol + rtol * abs(expected):.6f}"
+            )
     return faults
 
 

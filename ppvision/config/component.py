@@ -246,8 +246,8 @@ def arguments(
         elif isinstance(value, Mapping) and one:
             kwargs[key] = part(value, place, parts[key])
         else:
-            wanted = "a mapping with 'type'" if one else "a list of mappings"
-            raise UserError(f"{where(place)}: '{place}' must be {wanted}, got {shown(value)}")
+            expected = "a mapping with 'type'" if one else "a list of mappings"
+            raise UserError(f"{where(place)}: '{place}' must be {expected}, got {shown(value)}")
     for name in names:
         absent = name not in kwargs and name not in supplied and parameters[name].default is inspect.Parameter.empty
         if absent and given is not None:

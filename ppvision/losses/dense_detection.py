@@ -119,10 +119,10 @@ class DenseLoss(Loss):
                 logit = paddle.gather(logits.flatten(), row * num_classes + label)
                 present = sigmoid_focal(logit, True, self.alpha, self.gamma)
                 classes = classes + (present - sigmoid_focal(logit, False, self.alpha, self.gamma)).sum()
-                wanted = encode_boxes(
+                target_deltas = encode_boxes(
                     paddle.gather(boxes.reshape([-1, 4]), column), paddle.gather(predictions.anchors, row % count)
                 )
-                distance = distance + self.distance(paddle.gather(deltas.reshape([-1, 4]), row) - wanted)
+                distance = distance + self.distance(paddle.gather(deltas.reshape([-1, 4]), row) - target_deltas)
             divisor = objects(num_positives)
             return {
                 "main/cls": self.class_weight / divisor * classes,

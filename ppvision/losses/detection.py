@@ -181,14 +181,14 @@ class Matcher:
         """[L,B,N,G]; columns of padding mean nothing."""
         with paddle.no_grad(), paddle.amp.auto_cast(enable=False):
             logits, boxes = answers.logits.detach().astype("float32"), answers.boxes.detach().astype("float32")
-            wanted = targets.boxes.unsqueeze(0)
+            target_boxes = targets.boxes.unsqueeze(0)
             if answers.binary:
                 picked = logits[..., :1]
             else:
                 shape = [*logits.shape[:3], targets.classes.shape[1]]
                 picked = paddle.take_along_axis(logits, targets.classes.unsqueeze([0, 2]).expand(shape), axis=3)
-            distance = (boxes.unsqueeze(3) - wanted.unsqueeze(2)).abs().sum(-1)
-            overlap = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted))
+            distance = (boxes.unsqueeze(3) - target_boxes.unsqueeze(2)).abs().sum(-1)
+            overlap = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target_boxes))
             cost = self.class_weight * focal_cost(picked, self.alpha, self.gamma)
             return cost + self.l1_weight * distance - self.giou_weight * overlap
 

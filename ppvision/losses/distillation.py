@@ -95,12 +95,12 @@ class PointLoss(Loss):
         """
         with paddle.amp.auto_cast(enable=False):
             logits, boxes = (x.astype("float32") for x in student)
-            wanted_logits, wanted_boxes = (x.detach().astype("float32") for x in teacher)
-            weight = foreground(wanted_logits) if self.foreground_weight else paddle.ones(logits.shape[:2])
+            teacher_logits, teacher_boxes = (x.detach().astype("float32") for x in teacher)
+            weight = foreground(teacher_logits) if self.foreground_weight else paddle.ones(logits.shape[:2])
             weight = weight if counted is None else weight * counted
-            divergence = kl_of_classes(wanted_logits, logits, self.temperature, self.form)
-            distance = (boxes - wanted_boxes).abs()
-            apart = 1.0 - giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted_boxes))
+            divergence = kl_of_classes(teacher_logits, logits, self.temperature, self.form)
+            distance = (boxes - teacher_boxes).abs()
+            apart = 1.0 - giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(teacher_boxes))
             if self.reduction == "kd":
                 share = weight / (weight.sum() + 1e-6)
                 classes = (weight * divergence.mean(-1)).sum()

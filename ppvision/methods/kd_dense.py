@@ -121,24 +121,24 @@ class KdDense(DenseDetection):
             references = inverse_sigmoid(anchors)
         with paddle.no_grad():
             context = self.teacher.encode(batch["image"], batch.get("valid"))
-            wanted = self.teacher.decode(context, self.asked(references))[-1]
+            teacher = self.teacher.decode(context, self.asked(references))[-1]
         answers = (picked(predictions.logits, index), boxes)
-        told = self.point_loss(answers, wanted, inside.astype("float32"))
+        told = self.point_loss(answers, teacher, inside.astype("float32"))
         return {**terms, **{f"anchors/{key}": value for key, value in told.items()}}
 
     def chosen(self, predictions: Dense) -> Tensor:
         """The anchors of each picture that are points, int64 [B,M]."""
         batch, count = predictions.logits.shape[:2]
         parts = []
-        wanted = min(self.points - self.num_random, count)
-        if wanted:
+        num_chosen = min(self.points - self.num_random, count)
+        if num_chosen:
             with paddle.no_grad(), paddle.amp.auto_cast(enable=False):
                 scores = predictions.logits.detach().astype("float32").max(-1)
-                best, index = paddle.topk(scores, min(CANDIDATES * wanted, count), axis=1)
+                best, index = paddle.topk(scores, min(CANDIDATES * num_chosen, count), axis=1)
                 boxes = decode_boxes(picked(predictions.deltas.detach(), index), rows_of(predictions.anchors, index))
                 kept = kept_boxes(excess_overlap(cxcywh_to_xyxy(boxes), None, self.nms_iou))
                 # duplicates come last: they fill up where too few are left
-                order = paddle.topk(kept * 2.0 - paddle.arange(kept.shape[1]) / kept.shape[1], wanted, axis=1)[1]
+                order = paddle.topk(kept * 2.0 - paddle.arange(kept.shape[1]) / kept.shape[1], num_chosen, axis=1)[1]
                 parts.append(paddle.take_along_axis(index, order, axis=1, broadcast=False))
         if self.num_random:
             drawn = np.minimum((self.draw() * count).astype(np.int64), count - 1)

@@ -154,9 +154,9 @@ class KdDetr(GroupDetr):
             return {**terms, **self.compare_pairs(first, answers, batch["targets"])}
         points = self.points(taught, asked)
         with paddle.no_grad():
-            wanted = decode_apart(self.teacher, taught, list(points.values()))
+            expected = decode_apart(self.teacher, taught, list(points.values()))
         predictions = decode_apart(self.model, context, [self.for_student(q) for q in points.values()])
-        for name, teacher, student in zip(points, wanted, predictions, strict=True):
+        for name, teacher, student in zip(points, expected, predictions, strict=True):
             terms |= self.imitate(name, student, teacher)
         return terms
 
@@ -214,8 +214,8 @@ class KdDetr(GroupDetr):
         """Terms `name/*` of all layers of the student together."""
         loss = self.general_loss if name == "general" else self.specific_loss
         terms: dict[str, Tensor] = {}
-        for predictions, wanted in zip(student, self.lessons(student, teacher), strict=True):
-            for key, value in loss(predictions, wanted).items():
+        for predictions, expected in zip(student, self.lessons(student, teacher), strict=True):
+            for key, value in loss(predictions, expected).items():
                 terms[f"{name}/{key}"] = terms.get(f"{name}/{key}", 0.0) + value
         return terms
 
@@ -237,8 +237,8 @@ class KdDetr(GroupDetr):
     def compare_pairs(self, student: list[Answer], teacher: list[Answer], targets: Targets) -> dict[str, Tensor]:
         """Terms `pairs/*` of the comparisons, which share no queries."""
         terms: dict[str, Tensor] = {}
-        for predictions, wanted in zip(student, self.lessons(student, teacher), strict=True):
-            for key, value in self.pair(predictions, wanted, targets).items():
+        for predictions, expected in zip(student, self.lessons(student, teacher), strict=True):
+            for key, value in self.pair(predictions, expected, targets).items():
                 terms[f"pairs/{key}"] = terms.get(f"pairs/{key}", 0.0) + value
         return terms
 
@@ -265,11 +265,11 @@ class KdDetr(GroupDetr):
             pairs = found.rows[0], found.columns[0]
         if not len(pairs[0]):
             return {"cls": 0.0 * student[0].sum(), "l1": 0.0 * student[1].sum(), "giou": 0.0 * student[1].sum()}
-        predictions, wanted = (
+        predictions, expected = (
             tuple(paddle.gather(x.flatten(0, 1), tensor_of(rows)).unsqueeze(0) for x in answer)
             for rows, answer in zip(pairs, (student, teacher), strict=True)
         )
-        return self.specific_loss(predictions, wanted)
+        return self.specific_loss(predictions, expected)
 
 
 def decode_apart(host: Detr, context: Context, sets: Sequence[QuerySet]) -> list[list[Answer]]:

@@ -37,8 +37,8 @@ def filled(
     for name, array in inputs.items():
         kind = specs[name].kind if specs is not None and name in specs else "image"
         if kind not in ("size", "points"):
-            wanted = batch + 1 if kind == "offsets" else batch
-            result[name] = np.concatenate([array, np.repeat(array[-1:], wanted - len(array), axis=0)])
+            length = batch + 1 if kind == "offsets" else batch
+            result[name] = np.concatenate([array, np.repeat(array[-1:], length - len(array), axis=0)])
     return result
 
 

@@ -177,9 +177,9 @@ def _train_branch(
     first = {} if gpu == "-1" or ips else {"CUDA_VISIBLE_DEVICES": cards.split(",")[0]}
     several = "," in cards
     skip = None
-    wanted = 1 + max(int(i) for i in cards.split(","))
-    if wanted > gpus and (device != "cpu" or several):
-        skip = f"no device: card {wanted - 1} of {gpus}"
+    needed = 1 + max(int(i) for i in cards.split(","))
+    if needed > gpus and (device != "cpu" or several):
+        skip = f"no device: card {needed - 1} of {gpus}"
 
     python, iters = shlex.split(recipe.value(3)), recipe.by_mode(7, mode)
     length = argument(recipe.key(7), iters)

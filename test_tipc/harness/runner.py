@@ -327,11 +327,11 @@ def image_stems(source: str | None) -> list[str]:
 def _use_last_weights(plan: Plan, step: Step) -> None:
     """A recipe without evaluation leaves no best_model: what follows takes the last step's weights."""
     for alternatives in step.makes:
-        wanted, _, other = alternatives.partition("|")
-        if other and not Path(wanted).is_file():
+        first, _, other = alternatives.partition("|")
+        if other and not Path(first).is_file():
             for later in plan.steps[step.number :]:
                 if step.number in later.needs:
-                    later.argv = [word.replace(wanted, other) for word in later.argv]
+                    later.argv = [word.replace(first, other) for word in later.argv]
 
 
 def metrics_of(kind: str, lines: Sequence[str]) -> dict[str, float]:

@@ -238,14 +238,14 @@ class TestDetection:
         swapped = np.roll(mine["chosen"], 3, axis=1)
         other = reference(inputs, swapped)
         assert np.abs(other["logits"] - mine["logits"]).max() > 0.1  # what stands behind a query has changed
-        wanted, given = parity.settled(reference, inputs, mine, other, 1e-4)
-        assert parity.relative_errors(wanted, given)[0] < 1e-6 and len(given) == 2
+        expected, given = parity.settled(reference, inputs, mine, other, 1e-4)
+        assert parity.relative_errors(expected, given)[0] < 1e-6 and len(given) == 2
         count = mine["scores"].shape[1]
         order = np.arange(count, dtype="f4")
         wrong = {**other, "chosen": (swapped + 1) % count, "scores": mine["scores"] + order}
         mine["scores"] = mine["scores"] + 0.1 * order[::-1]  # now one order is right, not theirs
-        wanted, given = parity.settled(reference, inputs, mine, wrong, 1e-4)
-        assert parity.relative_errors(wanted, given)[0] > 1e-2
+        expected, given = parity.settled(reference, inputs, mine, wrong, 1e-4)
+        assert parity.relative_errors(expected, given)[0] > 1e-2
 
     @pytest.mark.slow
     @pytest.mark.parametrize("name", HOSTS)

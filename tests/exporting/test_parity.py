@@ -119,8 +119,8 @@ class TestChoices:
 
     def errors(self, choice):
         outputs = self.reference(None, np.array([choice]))
-        wanted, given = parity.settled(self.reference, None, self.reference(None), outputs, 1e-4)
-        return parity.relative_errors(wanted, given)[0]
+        expected, given = parity.settled(self.reference, None, self.reference(None), outputs, 1e-4)
+        return parity.relative_errors(expected, given)[0]
 
     def test_ties_in_any_order_and_at_the_end_of_the_list(self):
         for choice in ([1, 3, 2], [1, 2, 3], [1, 3, 5], [1, 5, 2]):
@@ -147,8 +147,8 @@ class TestSuppression:
 
     def errors(self, *told):
         outputs = self.reference(None, *(np.array([t]) for t in told))
-        wanted, given = parity.settled(self.reference, None, self.reference(None), outputs, 1e-4)
-        return parity.relative_errors(wanted, given)[0]
+        expected, given = parity.settled(self.reference, None, self.reference(None), outputs, 1e-4)
+        return parity.relative_errors(expected, given)[0]
 
     def test_a_pair_at_the_limit(self):
         assert self.errors([4, 1, 2], [1.0, 0.0, 1.0]) == 0

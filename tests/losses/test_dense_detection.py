@@ -108,9 +108,9 @@ def test_terms_against_loops(beta):
                 else:
                     classes -= 0.7 * p**1.5 * math.log(1 - p)
             if g >= 0:
-                wanted = [(boxes[b, g, k] - anchors[a, k]) / anchors[a, k + 2] for k in (0, 1)]
-                wanted += [math.log(boxes[b, g, k] / anchors[a, k]) for k in (2, 3)]
-                for x in np.abs(deltas[b, a] - wanted):
+                target_deltas = [(boxes[b, g, k] - anchors[a, k]) / anchors[a, k + 2] for k in (0, 1)]
+                target_deltas += [math.log(boxes[b, g, k] / anchors[a, k]) for k in (2, 3)]
+                for x in np.abs(deltas[b, a] - target_deltas):
                     distance += x if not beta else 0.5 * x * x / beta if x < beta else x - beta / 2
     positives = (assigned >= 0).sum()
     assert positives > 7 and (assigned == -2).any()

@@ -105,9 +105,9 @@ def test_the_squared_temperature_keeps_the_size_of_the_gradient():
 def test_binary_form_is_a_divergence_of_each_class():
     (tc, _), (sc, _) = answers(1), answers(0)
     p, q = sigmoid(tc / 2.0), sigmoid(sc / 2.0)
-    wanted = 4.0 * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
+    expected = 4.0 * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
     found = kl_of_classes(paddle.to_tensor(tc), paddle.to_tensor(sc), 2.0, "bce_kl").numpy()
-    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_points_can_be_left_out():

@@ -52,8 +52,8 @@ class TestDraw:
         moved = np.abs(corners - exact) / (size / 2)
         inside = (corners > 1e-3) & (corners < 1 - 1e-3)  # where nothing was clipped
         assert moved[:, :, 0].max() <= 1.001 and moved[:, :, 0][inside[:, :, 0]].mean() == pytest.approx(0.5, abs=0.05)
-        wanted = np.broadcast_to(exact, corners.shape)
-        overlap = np.diagonal(pairwise_iou(*(paddle.to_tensor(x.reshape(-1, 4)) for x in (corners, wanted))).numpy())
+        expected = np.broadcast_to(exact, corners.shape)
+        overlap = np.diagonal(pairwise_iou(*(paddle.to_tensor(x.reshape(-1, 4)) for x in (corners, expected))).numpy())
         overlap = overlap.reshape(4, 20, 2, 5)
         assert overlap[:, :, 0].mean() > 2 * overlap[:, :, 1].mean()
         sides = corners[..., 2:] - corners[..., :2]

@@ -75,7 +75,7 @@ def test_the_teacher_is_asked_about_the_anchors_the_student_answers_at(teacher, 
     seen = recorded(method, monkeypatch)
     terms = terms_of(method, batch)
     assert {k for k in terms if k.startswith("anchors/")} == {"anchors/cls", "anchors/l1", "anchors/giou"}
-    ((logits, boxes), (wanted_logits, wanted_boxes), counted), queries = seen["compared"][0], seen["asked"][0]
+    ((logits, boxes), (teacher_logits, teacher_boxes), counted), queries = seen["compared"][0], seen["asked"][0]
     predictions = method.model.dense(method.prepare(batch)["image"])
     index = method.chosen(predictions).numpy()
     anchors, deltas = predictions.anchors.numpy(), predictions.deltas.numpy()
@@ -96,8 +96,8 @@ def test_the_teacher_is_asked_about_the_anchors_the_student_answers_at(teacher, 
             left_out += not inside
     assert 0 < left_out < index.size / 2
     answer = seen["answered"][0][-1]  # the last layer's
-    assert wanted_logits is answer[0] and wanted_boxes is answer[1]
-    assert wanted_logits.stop_gradient and wanted_boxes.stop_gradient
+    assert teacher_logits is answer[0] and teacher_boxes is answer[1]
+    assert teacher_logits.stop_gradient and teacher_boxes.stop_gradient
 
 
 @pytest.mark.parametrize("teacher", TEACHERS)

@@ -139,13 +139,13 @@ def consistency(method: Any, taught: Any, data: Path) -> dict[str, float]:
             predictions = net.dense(image)
             index = asking.chosen(predictions)
             anchors = rows_of(predictions.anchors, index)
-            wanted = taught.decode(context, asking.asked(inverse_sigmoid(anchors)))[-1][1]
-            return {"shared": overlap(decode_boxes(picked(predictions.deltas, index), anchors), wanted)}
+            teacher_boxes = taught.decode(context, asking.asked(inverse_sigmoid(anchors)))[-1][1]
+            return {"shared": overlap(decode_boxes(picked(predictions.deltas, index), anchors), teacher_boxes)}
         asked, seen = taught.own_queries(context), net.encode(image)
-        wanted = taught.decode(context, asked)[-1][1]
-        out["own"] = overlap(net.decode(seen, net.own_queries(seen))[-1][1][:, : wanted.shape[1]], wanted)
+        teacher_boxes = taught.decode(context, asked)[-1][1]
+        out["own"] = overlap(net.decode(seen, net.own_queries(seen))[-1][1][:, : teacher_boxes.shape[1]], teacher_boxes)
         if method.pairing == "points":
-            out["shared"] = overlap(net.decode(seen, method.for_student(asked))[-1][1], wanted)
+            out["shared"] = overlap(net.decode(seen, method.for_student(asked))[-1][1], teacher_boxes)
     return out
 
 

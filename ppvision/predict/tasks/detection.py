@@ -177,15 +177,15 @@ class Detection(Task):
         list may be missing there.
         """
         margin = tolerance * float(np.abs(reference["logits"]).max())
-        wanted = _detected(reference["logits"], reference["boxes"], self.top_k)
+        expected = _detected(reference["logits"], reference["boxes"], self.top_k)
         if "scores" in product:
             given = (product["boxes"], product["scores"], product["labels"])
         else:
             given = _detected(product["logits"], product["boxes"], self.top_k)
-        if any(a.shape != b.shape for a, b in zip(wanted, given)):
+        if any(a.shape != b.shape for a, b in zip(expected, given)):
             return 0.0, 0.0
         same = in_place = judged = places = 0
-        for ours, theirs in zip(zip(*wanted), zip(*given)):
+        for ours, theirs in zip(zip(*expected), zip(*given)):
             like = _alike(ours, theirs, tolerance, margin)
             pairs = greedy_pairs(like, 1e-9)
             counts = [max(int((side[1] >= JUDGED_SCORE).sum()), JUDGED_LEAST) for side in (ours, theirs)]

@@ -82,8 +82,8 @@ class TestPairs:
             for j, (value, q, c) in enumerate(pairs):
                 assert labels[i, j] == c and scores[i, j] == pytest.approx(1 / (1 + np.exp(value)), rel=1e-5)
                 x, y, w, h = boxes[i, q]
-                wanted = np.clip([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 0, 1)
-                assert corners[i, j] == pytest.approx(wanted, abs=1e-6)
+                expected = np.clip([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 0, 1)
+                assert corners[i, j] == pytest.approx(expected, abs=1e-6)
 
     def test_scores_near_one_keep_their_order(self):
         logits = np.full((1, 3, 1), 30.0, np.float32)
