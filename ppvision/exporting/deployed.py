@@ -52,8 +52,8 @@ class Deployed(nn.Layer):
         prepared = normalised(self.inputs, given, self.normalise)
         if not self.explain:
             return self.ending(call(self.net, prepared))
-        told = {} if kept is None else {"kept": kept}
-        return named(self.net.explained(**prepared, chosen=chosen, **told))
+        fixed = {} if kept is None else {"kept": kept}
+        return named(self.net.explained(**prepared, chosen=chosen, **fixed))
 
     def forward(
         self, inputs: dict[str, Tensor], chosen: Tensor | None = None, kept: Tensor | None = None

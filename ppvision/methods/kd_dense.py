@@ -122,9 +122,9 @@ class KdDense(DenseDetection):
         with paddle.no_grad():
             context = self.teacher.encode(batch["image"], batch.get("valid"))
             teacher = self.teacher.decode(context, self.asked(references))[-1]
-        answers = (picked(predictions.logits, index), boxes)
-        told = self.point_loss(answers, teacher, inside.astype("float32"))
-        return {**terms, **{f"anchors/{key}": value for key, value in told.items()}}
+        student = (picked(predictions.logits, index), boxes)
+        distilled = self.point_loss(student, teacher, inside.astype("float32"))
+        return {**terms, **{f"anchors/{key}": value for key, value in distilled.items()}}
 
     def chosen(self, predictions: Dense) -> Tensor:
         """The anchors of each picture that are points, int64 [B,M]."""

@@ -119,10 +119,10 @@ class TestStream:
     def test_a_worker_has_one_thread(self, monkeypatch, workers, threads):
         monkeypatch.setenv("OMP_NUM_THREADS", "7")
 
-        def told(sample: dict, rng: np.random.Generator) -> dict:
+        def with_threads(sample: dict, rng: np.random.Generator) -> dict:
             return {**sample, "threads": int(os.environ["OMP_NUM_THREADS"])}
 
-        (batch,) = take(Loader(Numbers(4), told, batch_size=2, shuffle=False, workers=workers).stream(), 1)
+        (batch,) = take(Loader(Numbers(4), with_threads, batch_size=2, shuffle=False, workers=workers).stream(), 1)
         assert list(batch["threads"]) == [threads, threads] and os.environ["OMP_NUM_THREADS"] == "7"
 
     def test_large_batches_travel_unchanged(self, tmp_path):

@@ -459,7 +459,7 @@ class TestContinuingWithAnotherRecipe:
         return path, run_of(path, tmp_path / "run")
 
     @pytest.mark.parametrize(
-        ("override", "told"),
+        ("override", "message"),
         [
             ("train.batch_size=1", "train.batch_size 2 (now 1)"),
             ("train.accumulate=2", "train.accumulate 1 (now 2)"),
@@ -479,17 +479,19 @@ class TestContinuingWithAnotherRecipe:
             ("train.sync_bn=true", "train.sync_bn False (now True)"),
         ],
     )
-    def test_another_run_is_refused(self, begun, override, told):
+    def test_another_run_is_refused(self, begun, override, message):
         path, run = begun
         before = sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*"))
         with pytest.raises(UserError) as caught:
             run_of(path, run, "train.resume=auto", "train.iters=6", override)
         text = str(caught.value)
-        assert told in text and "--overwrite" in text and "iter_4/model.pdparams" in text and "train.iters" not in text
+        assert (
+            message in text and "--overwrite" in text and "iter_4/model.pdparams" in text and "train.iters" not in text
+        )
         assert sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*")) == before
 
     @pytest.mark.parametrize(
-        ("override", "told"),
+        ("override", "warning"),
         [
             ("log.interval=1", "log.interval 3 (now 1)"),
             ("train.iters=6", "train.iters 4 (now 6); the schedule now spans the new length"),
@@ -501,12 +503,12 @@ class TestContinuingWithAnotherRecipe:
             ("data.val.transforms=[{type: PadTo, multiple: 16}]", "data.val.transforms"),
         ],
     )
-    def test_what_does_no_harm_is_told(self, begun, override, told, capsys):
+    def test_what_does_no_harm_is_told(self, begun, override, warning, capsys):
         path, run = begun
         capsys.readouterr()
         run_of(path, run, "train.resume=auto", override)
         out = capsys.readouterr().out
-        assert len([line for line in out.splitlines() if line.startswith("warning: ")]) == 1 and told in out
+        assert len([line for line in out.splitlines() if line.startswith("warning: ")]) == 1 and warning in out
 
     def test_the_same_recipe_is_silent_and_defaults_may_be_written_out(self, begun, capsys):
         path, run = begun
@@ -520,11 +522,11 @@ class TestContinuingWithAnotherRecipe:
         from ppvision.engine.continuity import check_continuity
 
         path, run = begun
-        told = []
-        check_continuity(load(path, ["train.batch_size=1"]), run / "iter_4", told.append, (1, 2))
-        assert told == []
+        warnings = []
+        check_continuity(load(path, ["train.batch_size=1"]), run / "iter_4", warnings.append, (1, 2))
+        assert warnings == []
         with pytest.raises(UserError, match=r"train.batch_size 2 in 1 processes \(now 2 in 2 processes\)"):
-            check_continuity(load(path), run / "iter_4", told.append, (1, 2))
+            check_continuity(load(path), run / "iter_4", warnings.append, (1, 2))
 
     def test_a_checkpoint_without_its_recipe_is_told(self, begun):
         from ppvision.config import load
@@ -532,9 +534,9 @@ class TestContinuingWithAnotherRecipe:
 
         path, run = begun
         (run / "iter_4/config.yml").unlink()
-        told = []
-        check_continuity(load(path), run / "iter_4", told.append)
-        assert len(told) == 1 and "cannot be compared" in told[0]
+        warnings = []
+        check_continuity(load(path), run / "iter_4", warnings.append)
+        assert len(warnings) == 1 and "cannot be compared" in warnings[0]
 
 
 def test_bad_samples_stay_counted_when_a_run_is_continued(tmp_path):

@@ -108,11 +108,11 @@ class TestChoices:
     """Networks that choose tokens by rank: ties are settled as the backend has them, anything else is a difference."""
 
     scores = np.array([[0.1, 3.0, 2.0, 2.00001, 1.0, 1.99999]], np.float32)
-    told: list
+    fixed: list
 
     def reference(self, x, chosen=None):
         """Answers depend on which token stands where, as with learned content."""
-        self.told = [] if chosen is None else chosen.tolist()
+        self.fixed = [] if chosen is None else chosen.tolist()
         chosen = np.array([[1, 3, 2]]) if chosen is None else chosen
         logits = chosen[..., None] * np.array([[[1.0], [2.0], [3.0]]])
         return {"logits": logits, "boxes": chosen + 0.5, "chosen": chosen, "scores": self.scores}
@@ -125,7 +125,7 @@ class TestChoices:
     def test_ties_in_any_order_and_at_the_end_of_the_list(self):
         for choice in ([1, 3, 2], [1, 2, 3], [1, 3, 5], [1, 5, 2]):
             assert self.errors(choice) == 0
-        assert self.told == [[1, 5, 2]]
+        assert self.fixed == [[1, 5, 2]]
 
     @pytest.mark.parametrize("choice", [[3, 1, 2], [1, 3, 4], [1, 3, 3], [1, 2, 9], [-1, 3, 2]])
     def test_what_the_scores_do_not_allow(self, choice):
@@ -145,8 +145,8 @@ class TestSuppression:
         answer = {"logits": np.where(kept[..., None] > 0, 5.0, -20.0), "boxes": chosen + 0.5}
         return {**answer, "chosen": chosen, "scores": scores, "kept": kept, "excess": self.excess}
 
-    def errors(self, *told):
-        outputs = self.reference(None, *(np.array([t]) for t in told))
+    def errors(self, *fixed):
+        outputs = self.reference(None, *(np.array([t]) for t in fixed))
         expected, given = parity.settled(self.reference, None, self.reference(None), outputs, 1e-4)
         return parity.relative_errors(expected, given)[0]
 

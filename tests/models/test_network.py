@@ -38,9 +38,9 @@ class TestEveryNetwork:
         net.eval()
         given = zoo.example_inputs(name, 2, optional=True, padding=9)
         assert list(given) == list(zoo.entry(name).inputs)
-        plain, told = net(**zoo.example_inputs(name, 2)), net(**given)
+        plain, full = net(**zoo.example_inputs(name, 2)), net(**given)
         first = lambda y: next(iter(y.values())) if isinstance(y, dict) else y
-        assert first(told).isfinite().all().item() and first(told).shape == first(plain).shape
+        assert first(full).isfinite().all().item() and first(full).shape == first(plain).shape
 
     def test_declared_maps_are_given(self, name):
         net = zoo.create_model(name)

@@ -115,9 +115,9 @@ class TestPadding:
         plain = net.explained(image)
         kept = paddle.ones_like(plain["kept"])  # clipping changes overlaps
         whole = corners(net.explained(image, plain["chosen"], kept)["boxes"].numpy())
-        told = net.explained(image, plain["chosen"], kept, paddle.to_tensor(valid))
-        np.testing.assert_allclose(corners(told["boxes"].numpy())[0], whole[0], atol=1e-6)
-        np.testing.assert_allclose(corners(told["boxes"].numpy())[1], np.clip(2 * whole[1], 0, 1), atol=1e-5)
+        masked = net.explained(image, plain["chosen"], kept, paddle.to_tensor(valid))
+        np.testing.assert_allclose(corners(masked["boxes"].numpy())[0], whole[0], atol=1e-6)
+        np.testing.assert_allclose(corners(masked["boxes"].numpy())[1], np.clip(2 * whole[1], 0, 1), atol=1e-5)
         assert net(image, paddle.to_tensor(valid))["boxes"].shape == [2, 100, 4]
 
     def test_a_padded_batch_through_the_task(self):
@@ -134,12 +134,12 @@ class TestPadding:
         with paddle.no_grad():
             # once it takes the mask, once it is a network with one input
             outputs = [task.run({"model": Net(net, mask)}, inputs) for mask in (True, False)]
-        told, untold = (task.results(each, batch)[0] for each in outputs)
-        inside = (untold.boxes[:, 2] < 63) & (untold.boxes[:, 3] < 47)
+        masked, unmasked = (task.results(each, batch)[0] for each in outputs)
+        inside = (unmasked.boxes[:, 2] < 63) & (unmasked.boxes[:, 3] < 47)
         assert inside.sum() > 20
-        np.testing.assert_allclose(told.scores, untold.scores, atol=1e-6)
-        np.testing.assert_allclose(told.boxes[inside], untold.boxes[inside], atol=1e-3)
-        assert told.boxes[:, 2].max() <= 64 and told.boxes[:, 3].max() <= 48
+        np.testing.assert_allclose(masked.scores, unmasked.scores, atol=1e-6)
+        np.testing.assert_allclose(masked.boxes[inside], unmasked.boxes[inside], atol=1e-3)
+        assert masked.boxes[:, 2].max() <= 64 and masked.boxes[:, 3].max() <= 48
 
 
 class TestParts:

@@ -96,10 +96,10 @@ class TestWeights:
         for verb in VERBS:
             assert say(starting[0], verb, tmp_path) == 0
         (image,) = pictures([(40, 53)])
-        told = Predictor(starting[0], weights=starting[1])(image)[0].labels
+        expected = Predictor(starting[0], weights=starting[1])(image)[0].labels
         overrides = [f"train.save_dir={tmp_path / 'run'}"]
-        assert np.array_equal(Predictor(starting[0], overrides=overrides)(image)[0].labels, told)
-        assert (Predictor(tmp_path / "export")(image)[0].labels == told).mean() > 0.999
+        assert np.array_equal(Predictor(starting[0], overrides=overrides)(image)[0].labels, expected)
+        assert (Predictor(tmp_path / "export")(image)[0].labels == expected).mean() > 0.999
         with Image.open(tmp_path / "predictions/p0.png") as mask:
             (result,) = Predictor(starting[0], weights=starting[1])(tmp_path / "in")
             assert np.array_equal(np.asarray(mask), result.labels)
