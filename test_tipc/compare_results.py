@@ -59,14 +59,14 @@ def main(argv: Sequence[str]) -> int:
     folders = sorted(path for path in glob.glob(args.predict_dir) if Path(path).is_dir())
     if not folders:
         raise RunError(f"no folder matches {args.predict_dir}")
-    judge = judge_labels(args.gt_dir, args.num_classes) if args.gt_dir else judge_recipe(args.config, args.task)
+    score = score_labels(args.gt_dir, args.num_classes) if args.gt_dir else score_recipe(args.config, args.task)
     stored = {} if args.write else {precision_of(path): path for path in sorted(glob.glob(args.metric_file))}
     if not stored and not args.write:
         raise RunError(f"no stored figures match {args.metric_file}; look at this run's results, then --write them")
     good = True
     for folder in folders:
         name, precision = Path(folder).name, precision_of(folder)
-        figures = judge(Path(folder))
+        figures = score(Path(folder))
         if args.write:
             file = Path(args.metric_file.replace("*", precision))
             write(file, figures)
@@ -137,17 +137,17 @@ def differences(stored: Mapping[str, float], found: Mapping[str, float], atol: f
     return faults
 
 
-Judge = Callable[[Path], dict[str, float]]
+Score = Callable[[Path], dict[str, float]]
 
 
-def judge_labels(gt_dir: str, num_classes: int) -> Judge:
+def score_labels(gt_dir: str, num_classes: int) -> Score:
     """Figures of a folder of masks against label images of the same names; sizes are matched by nearest pixel."""
     from PIL import Image
 
     from ppvision.metrics import MeanIoU
     from ppvision.predict.results import Mask
 
-    def judge(folder: Path) -> dict[str, float]:
+    def score(folder: Path) -> dict[str, float]:
         metric = MeanIoU(num_classes)
         for path in sorted(Path(gt_dir).glob("*.png")):
             label = np.array(Image.open(path))
@@ -155,10 +155,10 @@ def judge_labels(gt_dir: str, num_classes: int) -> Judge:
             metric.update([Mask(path.name, np.array(mask))], [{"label": label}])
         return finite(metric.compute())
 
-    return judge
+    return score
 
 
-def judge_recipe(config: str, task: str | None) -> Judge:
+def score_recipe(config: str, task: str | None) -> Score:
     """Figures of a folder of results against the recipe's validation data, by the recipe's metrics, and what else tells
     one set of results from another (`EXTRA`)."""
     from ppvision.config import Component, build, load
@@ -177,9 +177,9 @@ def judge_recipe(config: str, task: str | None) -> Judge:
     known = {key: getattr(dataset, key) for key in ("num_classes", "class_names", "ignore_index")}
     specs = [{"type": m} if isinstance(m, str) else m for m in cfg.eval.metrics]
 
-    def judge(folder: Path) -> dict[str, float]:
+    def score(folder: Path) -> dict[str, float]:
         metrics = [build("metric", Component(m, f"eval.metrics.{i}", cfg.where), **known) for i, m in enumerate(specs)]
-        metrics = [m for m in metrics if m.judges == "results"]
+        metrics = [m for m in metrics if m.reads == "results"]
         for metric in metrics:
             metric.bind(dataset)
         index = {Path(r["image"]).resolve(): r for r in json.loads((folder / "predictions.json").read_text())}
@@ -196,7 +196,7 @@ def judge_recipe(config: str, task: str | None) -> Judge:
         figures = {key: value for metric in metrics for key, value in metric.compute().items()}
         return finite(figures | (EXTRA[name](results, targets) if name in EXTRA else {}))
 
-    return judge
+    return score
 
 
 def _mask(folder: Path, record: Mapping[str, Any], classes: int) -> Any:

@@ -5,7 +5,7 @@ Checked:  assignment and both terms against torchvision's RetinaNet (tests/model
           against loops (tests/losses/test_dense_detection.py).
 Deviates: every object also keeps the anchor that fits it best, however badly (of equal ones the first), and an anchor
           that is best for two objects goes to the one it overlaps more; torchvision and PaddleDetection keep such
-          anchors too, but may give them to another object. Boxes are judged by L1 (`beta: 0`), as both have it; the
+          anchors too, but may give them to another object. The loss of boxes is L1 (`beta: 0`), as both have it; the
           paper has smooth L1. Sums are divided by the positives of the whole batch, torchvision's by those of each
           picture.
 

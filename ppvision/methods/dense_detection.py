@@ -57,9 +57,9 @@ class DenseDetection(Method):
         return {"num_positives": (batch["assigned"] >= 0).astype("float32").sum()}
 
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return self.judge(self.model.dense(batch["image"]), batch)
+        return self.compute_loss(self.model.dense(batch["image"]), batch)
 
-    def judge(self, predictions: Dense, batch: dict[str, Any]) -> dict[str, Tensor]:
+    def compute_loss(self, predictions: Dense, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The loss of the predictions of the network."""
         known = batch["normaliser"]
         parts = (batch["canvas_boxes"], batch["targets"], batch["assigned"])

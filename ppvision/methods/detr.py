@@ -51,9 +51,9 @@ class DetrTraining(Method):
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         context = self.model.encode(batch["image"], batch.get("valid"))
         queries = self.model.own_queries(context)
-        return self.judge([queries], self.model.decode(context, queries), batch)
+        return self.compute_loss([queries], self.model.decode(context, queries), batch)
 
-    def judge(self, sets: list[QuerySet], layers: list[tuple[Tensor, Tensor]], batch: dict[str, Any]) -> dict:
+    def compute_loss(self, sets: list[QuerySet], layers: list[tuple[Tensor, Tensor]], batch: dict[str, Any]) -> dict:
         """The loss of the predictions for `sets`, which stand one after the other."""
         known = batch["normaliser"]
         proposals = [s.proposals for s in sets if s.proposals is not None]

@@ -101,7 +101,7 @@ class GroupDetr(DetrTraining):
             whole = replace(whole, groups=1)
         layers = self.model.decode(context, whole)
         if not self.num_denoising:
-            return self.judge(sets, layers, batch), layers
+            return self.compute_loss(sets, layers, batch), layers
         size = batch["noised"][0].labels.shape[1]
         noised, layers = zip(*(split(answer, self.num_groups, size) for answer in layers), strict=True)
         known = batch["normaliser"]
@@ -110,7 +110,7 @@ class GroupDetr(DetrTraining):
             terms = dn.denoising_terms(
                 self.loss, answers, batch["targets"], batch["noised"][0].copies, known["num_noised"]
             )
-        return {**self.judge(sets, list(layers), batch), **terms}, list(layers)
+        return {**self.compute_loss(sets, list(layers), batch), **terms}, list(layers)
 
     def noised(self, sets: list[QuerySet], batch: dict[str, Any]) -> list[QuerySet]:
         """Every group behind its noised objects.

@@ -111,7 +111,7 @@ class KdDense(DenseDetection):
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         predictions = self.model.dense(batch["image"])
         predictions = predictions._replace(logits=predictions.logits.astype("float32"))
-        terms = self.judge(predictions, batch)
+        terms = self.compute_loss(predictions, batch)
         with paddle.amp.auto_cast(enable=False):
             share = share_of(batch).unsqueeze(1)
             index = self.chosen(predictions)

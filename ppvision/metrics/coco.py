@@ -43,7 +43,7 @@ ANNOTATED = {
 
 @dataclass(frozen=True)
 class Image:
-    """One judged image: `predicted` and `annotated` hold the arrays of `PREDICTED` and `ANNOTATED`."""
+    """One evaluated image: `predicted` and `annotated` hold the arrays of `PREDICTED` and `ANNOTATED`."""
 
     name: str
     predicted: dict[str, np.ndarray]
@@ -195,15 +195,15 @@ class CocoAP(Metric):
             counted["scores"][..., 0, -1],
             {"0.50": 0, "0.75": 5},
         )
-        judged = [i for i in range(precision.shape[2]) if (precision[..., i] > -1).any()]
+        present = [i for i in range(precision.shape[2]) if (precision[..., i] > -1).any()]
         classes = {
             self.class_names[int(counted["classes"][i])]: {
                 **{level: precision[t, :, i].tolist() for level, t in levels.items()},
                 "score": scores[0, :, i].tolist(),
             }
-            for i in judged
+            for i in present
         }
-        mean = {level: precision[t][:, judged].mean(1).tolist() for level, t in levels.items()} if judged else {}
+        mean = {level: precision[t][:, present].mean(1).tolist() for level, t in levels.items()} if present else {}
         return {"recall": np.linspace(0, 1, 101).round(2).tolist(), "mean": mean, "classes": classes}
 
     def confusion(self) -> np.ndarray:
@@ -216,7 +216,7 @@ class CocoAP(Metric):
         none = self.num_classes
         matrix = np.zeros((none + 1, none + 1), np.int64)
         for image in self.images.values():
-            predicted, objects = _judged(image, self.score, self.iou)
+            predicted, objects = _matched(image, self.score, self.iou)
             rows, columns = greedy_pairs(pairwise_iou(predicted["boxes"], objects["boxes"]), self.iou)
             np.add.at(matrix, (objects["classes"][columns], predicted["classes"][rows]), 1)
             np.add.at(matrix, (none, np.delete(predicted["classes"], rows)), 1)
@@ -264,7 +264,7 @@ class CocoAP(Metric):
 
         wrong = []
         for key, image in sorted(self.images.items()):
-            predicted, objects = _judged(image, self.score, self.iou)
+            predicted, objects = _matched(image, self.score, self.iou)
             verdict = detection_report.verdict(predicted, objects, self.iou)
             wrong.append((-int((~verdict[0]).sum() + (~verdict[1]).sum()), key, predicted, objects, verdict))
         wrong.sort(key=lambda entry: entry[:2])
@@ -355,7 +355,7 @@ def _images(state: Mapping[str, np.ndarray]) -> dict[int, Image]:
     return {key: Image(name, *pair) for key, name, *pair in zip(ids, names, *sides)}
 
 
-def _judged(image: Image, score: float, iou: float) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _matched(image: Image, score: float, iou: float) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Predictions of at least `score`, by falling score, and the single objects. A prediction inside a crowd of its
     class that meets no single object is left out."""
     order = np.argsort(-image.predicted["scores"], kind="stable")

@@ -23,7 +23,7 @@ class MeanIoU(Metric):
     """mIoU, Acc (share of right pixels), Kappa (Cohen) and Dice (mean over classes), each in 0..1.
 
     `update` takes results with `labels` [H,W] integers in 0..K-1 and targets with `label` [H,W], `ignore_index` where
-    not judged.
+    not evaluated.
     """
 
     tasks = ("segmentation",)
@@ -44,8 +44,8 @@ class MeanIoU(Metric):
             predicted, label = np.asarray(result.labels), np.asarray(target["label"])
             if predicted.shape != label.shape:
                 raise UserError(f"{name}: prediction is {predicted.shape} but label is {label.shape} (H, W)")
-            judged = label != self.ignore_index
-            predicted, label = predicted[judged].astype(np.int64), label[judged].astype(np.int64)
+            counted = label != self.ignore_index
+            predicted, label = predicted[counted].astype(np.int64), label[counted].astype(np.int64)
             ignored = "" if self.ignore_index is None else f" or {self.ignore_index} (ignored)"
             for what, values, mark in (("label", label, ignored), ("prediction", predicted, "")):
                 if values.size and (values.min() < 0 or values.max() >= self.num_classes):
@@ -79,7 +79,7 @@ class MeanIoU(Metric):
             }
 
     def compute(self) -> dict[str, float]:
-        """mIoU, Acc, Kappa, Dice; all 0 when nothing was judged."""
+        """mIoU, Acc, Kappa, Dice; all 0 when nothing was evaluated."""
         total = int(self.matrix.sum())
         if total == 0:
             return {"mIoU": 0.0, "Acc": 0.0, "Kappa": 0.0, "Dice": 0.0}

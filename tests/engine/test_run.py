@@ -48,7 +48,7 @@ class Scores:
         return {} if self.asked[-1] else {self.name: next(self.scores)}
 
 
-def judged_run(path, folder, scores, *overrides):
+def scored_run(path, folder, scores, *overrides):
     """A run whose evaluations are scripted."""
     cfg = load(path, [f"train.save_dir={folder}", *overrides])
     parts = build_parts(cfg)
@@ -153,7 +153,7 @@ def test_evaluate_repeats_the_figures_of_the_run(tmp_path, capsys):
 
 def test_a_worse_evaluation_does_not_replace_the_best(tmp_path):
     scores = Scores(0.5, 0.9, 0.7, 0.8)
-    run = judged_run(recipe(tmp_path), tmp_path / "run", scores, "train.save_interval=2", "train.keep=1")
+    run = scored_run(recipe(tmp_path), tmp_path / "run", scores, "train.save_interval=2", "train.keep=1")
     assert os.readlink(run / "best_model") == "iter_4" and checkpoint.steps(run) == [4, 8]
     state = json.loads((run / "latest/state.json").read_text())
     assert (state["best"]["value"], state["evals_without_gain"]) == (0.9, 2)
@@ -162,14 +162,14 @@ def test_a_worse_evaluation_does_not_replace_the_best(tmp_path):
 def test_resume_keeps_the_best_score(tmp_path):
     scores = Scores(0.9, 0.5, 0.6)
     path = recipe(tmp_path)
-    judged_run(path, tmp_path / "run", scores)
-    run = judged_run(path, tmp_path / "run", scores, "train.resume=auto", "train.iters=12")
+    scored_run(path, tmp_path / "run", scores)
+    run = scored_run(path, tmp_path / "run", scores, "train.resume=auto", "train.iters=12")
     assert os.readlink(run / "best_model") == "iter_4"
 
 
 def test_early_stop(tmp_path):
     scores = Scores(0.9, 0.5, 0.4, 0.3)
-    run = judged_run(recipe(tmp_path), tmp_path / "run", scores, "train.save_interval=2", "train.early_stop=2")
+    run = scored_run(recipe(tmp_path), tmp_path / "run", scores, "train.save_interval=2", "train.early_stop=2")
     assert checkpoint.steps(run)[-1] == 6
 
 
@@ -391,16 +391,16 @@ def test_resuming_at_an_earlier_step_forgets_the_way_that_was_left(tmp_path):
 def test_resuming_from_another_folder_brings_the_best_model(tmp_path):
     scores = Scores(0.9, 0.5, 0.4)
     path = recipe(tmp_path)
-    first = judged_run(path, tmp_path / "first", scores)
-    second = judged_run(path, tmp_path / "second", scores, f"train.resume={first}/iter_8", "train.iters=12")
+    first = scored_run(path, tmp_path / "first", scores)
+    second = scored_run(path, tmp_path / "second", scores, f"train.resume={first}/iter_8", "train.iters=12")
     assert os.readlink(second / "best_model") == "iter_4" and (second / "best_model" / "model.pdparams").is_file()
 
 
 def test_an_early_stop_stays_stopped(tmp_path, capsys):
     scores = Scores(0.9, 0.5, 0.4)
     path = recipe(tmp_path)
-    judged_run(path, tmp_path / "run", scores, "train.save_interval=2", "train.early_stop=2")
-    judged_run(path, tmp_path / "run", scores, "train.save_interval=2", "train.early_stop=2", "train.resume=auto")
+    scored_run(path, tmp_path / "run", scores, "train.save_interval=2", "train.early_stop=2")
+    scored_run(path, tmp_path / "run", scores, "train.save_interval=2", "train.early_stop=2", "train.resume=auto")
     assert "stopped early; nothing to do" in capsys.readouterr().out
 
 
@@ -433,7 +433,7 @@ def test_a_run_does_not_overwrite_its_own_recipe(tmp_path):
 
 def test_a_signal_while_evaluating_saves_at_once(tmp_path, capsys):
     scores = Scores(0.5, 0.6, signal_at=0)
-    run = judged_run(recipe(tmp_path), tmp_path / "run", scores)
+    run = scored_run(recipe(tmp_path), tmp_path / "run", scores)
     assert scores.asked == [True]
     assert checkpoint.steps(run) == [4] and "continue with --resume" in capsys.readouterr().out
 
@@ -562,14 +562,14 @@ def test_the_logged_rate_is_the_one_of_the_update(tmp_path):
 def test_evaluations_without_gain_are_kept_when_a_run_is_continued(tmp_path):
     scores = Scores(0.9, 0.5, 0.4, 0.3, 0.2)
     path = recipe(tmp_path, train={"save_interval": 2, "iters": 4})
-    judged_run(path, tmp_path / "run", scores)
-    run = judged_run(path, tmp_path / "run", scores, "train.resume=auto", "train.iters=20", "train.early_stop=2")
+    scored_run(path, tmp_path / "run", scores)
+    run = scored_run(path, tmp_path / "run", scores, "train.resume=auto", "train.iters=20", "train.early_stop=2")
     assert checkpoint.steps(run)[-1] == 6  # one without gain before, one after
 
 
 def test_the_smallest_may_be_the_best(tmp_path):
     scores = Scores(0.5, 0.3, 0.7, 0.4)
-    run = judged_run(
+    run = scored_run(
         recipe(tmp_path), tmp_path / "run", scores, "train.save_interval=2", "eval.best={name: mIoU, mode: min}"
     )
     state = json.loads((run / "latest/state.json").read_text())
@@ -582,8 +582,8 @@ def test_the_line_of_an_evaluation_has_its_date(tmp_path, capsys):
     run = run_of(path, tmp_path / "run")
     trained = [line for line in capsys.readouterr().out.splitlines() if "[EVAL] #Images" in line]
     evaluate(path, [f"train.save_dir={run}"])
-    (judged,) = [line for line in capsys.readouterr().out.splitlines() if "[EVAL] #Images" in line]
-    for line in (*trained, judged):
+    (evaluated,) = [line for line in capsys.readouterr().out.splitlines() if "[EVAL] #Images" in line]
+    for line in (*trained, evaluated):
         assert re.match(r"\[\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\] INFO: \[EVAL\] #Images: 3 mIoU: 0\.\d+", line)
 
 
@@ -614,4 +614,4 @@ def test_networks_and_data_of_different_tasks_are_one_line(tmp_path):
 def test_a_figure_that_the_data_do_not_give_cannot_be_the_best(tmp_path):
     scores, rule = Scores(0.5, name="other"), "eval.best={name: mIoU, mode: max}"
     with pytest.raises(UserError, match="eval.best=.*: the validation data give no 'mIoU', only other"):
-        judged_run(recipe(tmp_path), tmp_path / "run", scores, "train.save_interval=2", rule)
+        scored_run(recipe(tmp_path), tmp_path / "run", scores, "train.save_interval=2", rule)

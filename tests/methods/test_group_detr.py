@@ -38,7 +38,7 @@ class TestEveryHost:
         batch = prepared(method, batch_of())
         together = method.losses("main", batch)
         context = method.model.encode(batch["image"], batch["valid"])
-        alone = [method.judge([q], method.model.decode(context, q), batch) for q in method.questions(context)]
+        alone = [method.compute_loss([q], method.model.decode(context, q), batch) for q in method.questions(context)]
         for key, value in together.items():
             parts = [terms[key].item() for terms in alone]
             assert value.item() == pytest.approx(np.mean(parts), rel=1e-4)

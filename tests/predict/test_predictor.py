@@ -126,8 +126,8 @@ class TestPadding:
             black = on_device(task.inputs(batch))  # no fill is set: evaluation multiplies by the mask
             assert black["image"][0, :, -1].abs().max() == 0 and not black["valid"][0, -1].any()
             with paddle.no_grad():
-                (judged,) = task.results(task.run({"model": EagerNet(net, mean, std)}, black), batch)
-            assert share_equal([result.labels], [judged.labels]) > 0.9999
+                (expected,) = task.results(task.run({"model": EagerNet(net, mean, std)}, black), batch)
+            assert share_equal([result.labels], [expected.labels]) > 0.9999
 
 
 class TestSizesAndOrder:

@@ -1,10 +1,10 @@
 """Weight files that want to run something, to take all memory, or are simply broken: each must be refused on one line.
 
-Every hostile file would create a marker file if anything in it ran. A file is judged in a process of its own, forked
+Every hostile file would create a marker file if anything in it ran. A file is checked in a process of its own, forked
 from one that has only imported the reader: it must raise a UserError naming the file, within a time and memory limit
 (of address space, which the kernel holds, and of resident memory, which is measured), and leave no marker.
 
-    python tests/torture/hostile.py FOLDER     # judges every file of a folder, one JSON line each
+    python tests/torture/hostile.py FOLDER     # checks every file of a folder, one JSON line each
 """
 
 from __future__ import annotations
@@ -304,10 +304,10 @@ def control() -> dict[str, bytes]:
     }
 
 
-# ---- the judge
+# ---- the check
 
 
-def judge(path: Path) -> dict[str, object]:
+def check(path: Path) -> dict[str, object]:
     """Read one file in a forked process; how that ended."""
     reading, writing = os.pipe()
     started = time.monotonic()
@@ -350,7 +350,7 @@ def attempt(path: Path, out: int) -> int:
     return 0
 
 
-def judge_all(folder: Path) -> list[dict[str, object]]:
+def check_all(folder: Path) -> list[dict[str, object]]:
     """Judge every file of a folder from a fresh process."""
     root = Path(__file__).resolve().parents[2]
     run = subprocess.run(
@@ -394,11 +394,11 @@ def run(count, seed, folder, say):
     for part, made in (("files", content), ("control", control())):
         for name, raw in made.items():
             (folder / part / name).write_bytes(raw)
-    for found in judge_all(folder / "control"):
+    for found in check_all(folder / "control"):
         if found["kind"] != "read":
             outcome.broken.append(f"control, {found['file']}: {found['kind']} {found['message']}")
     memory = seconds = 0.0
-    for found in judge_all(folder / "files"):
+    for found in check_all(folder / "files"):
         wrong = faults(found, marker)
         outcome.tried += 1
         outcome.count("refused", int(found["kind"] == "refused"))
@@ -421,7 +421,7 @@ def main(argv: list[str]) -> int:
     except ImportError:
         pass
     for path in sorted(Path(argv[0]).iterdir()):
-        print(json.dumps(judge(path)), flush=True)
+        print(json.dumps(check(path)), flush=True)
     return 0
 
 

@@ -193,7 +193,7 @@ def make(stock: Stock, maker: Callable[[Case], None], folder: Path, seed: list[i
     return case
 
 
-def judge(case: Case, call: Callable[[list[str], Path], Ended]) -> tuple[list[str], Ended]:
+def check(case: Case, call: Callable[[list[str], Path], Ended]) -> tuple[list[str], Ended]:
     """Run a mutant."""
     argv, guarded = case.argv(), digest(case.guarded) if case.guarded is not None else ""
     ended = call(argv, case.folder)
@@ -226,7 +226,7 @@ def run(count: int, seed: int, folder: Path, say: Say, own_processes: int = 10) 
         for call in calls:
             if call is in_own_process:
                 case = make(stock, maker, folder / f"mutant_{i}", [seed, i, attempt])
-            found, ended = judge(case, call)
+            found, ended = check(case, call)
             longest = max(longest, ended.seconds)
             for fault in found:
                 outcome.broken.append(f"{family}, {maker.__name__}, {case.what} ({call.__name__}): {fault}")

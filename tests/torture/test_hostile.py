@@ -15,7 +15,7 @@ def verdicts(tmp_path_factory):
     for name, raw in (hostile.files(marker, np.random.default_rng(0)) | hostile.control()).items():
         (folder / "files" / name).write_bytes(raw)
     found = {}
-    for verdict in hostile.judge_all(folder / "files"):
+    for verdict in hostile.check_all(folder / "files"):
         found[verdict["file"]] = (verdict, hostile.faults(verdict, marker))
     return found
 
@@ -38,7 +38,7 @@ def test_a_good_file_of_the_same_making_is_read(verdicts, name):
     assert verdicts[name][0]["kind"] == "read", verdicts[name][0]
 
 
-class TestTheJudge:
+class TestTheCheck:
     """It must be able to fail."""
 
     def verdict(self, **change):

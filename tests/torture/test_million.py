@@ -24,7 +24,7 @@ def test_fifty_thousand_entries_cost_little_more_than_their_names(tmp_path):
 )
 def test_waste_is_seen(change, message):
     good = {"entries": 1_000_000, "wrong": 0, "index": 120 << 20, "resident": 130 << 20, "added": 1 << 20}
-    broken = million.judge({**good, **change}, 100 << 20)
+    broken = million.check({**good, **change}, 100 << 20)
     assert [line[: len(message or "")] for line in broken] == ([message] if message else [])
 
 
@@ -41,4 +41,4 @@ def test_a_list_of_objects_would_be_seen(tmp_path, monkeypatch):
     each = sum(sys.getsizeof(name) + 8 for name in names) / len(names)
     found = {"entries": 1000, "wrong": 0, "index": 2 * each * 1000, "resident": 0, "added": 0}
     text = sum(len(pattern.format(i=i)) for i in range(1000) for pattern in million.NAMES)
-    assert million.judge(found, text)
+    assert million.check(found, text)

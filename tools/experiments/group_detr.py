@@ -26,7 +26,7 @@ from ppvision.errors import RunError
 from tools.experiments import FAIL, PASS, UNRESOLVED, Experiment, Outcome, Settings, difference, exceeds, summary, worst
 
 ROOT = Path(__file__).resolve().parents[2]
-SCENES, JUDGED = 600, 300
+SCENES, HELD_OUT = 600, 300
 HOST, UPDATES, BATCH, LR = "dino_debug", 600, 16, 1e-3
 POINTS = 6  # evaluations of a run, evenly spread; the second and the fourth decide
 QUERIES, GROUPS, NOISED = 20, 4, 20
@@ -101,7 +101,7 @@ def run_of(method: Any, seed: int, data: Path, updates: int, points: int, lr: fl
             trainer.update([to_device(next(batches))])
         seconds += time.process_time() - started
         with trainer.evaluating() as nets:
-            for key, value in judge(nets, data).items():
+            for key, value in evaluate(nets, data).items():
                 out[key].append(value)
         out["seconds"].append(seconds)
     return out
@@ -123,7 +123,7 @@ class InMemory:
         return getattr(self.dataset, name)
 
 
-def judge(nets: dict[str, Any], data: Path) -> dict[str, float]:
+def evaluate(nets: dict[str, Any], data: Path) -> dict[str, float]:
     """AP and AP50 as the network answers, and AP after suppression of duplicates."""
     import paddle
 
@@ -168,7 +168,7 @@ def trained(arms: Sequence[str], settings: Settings) -> dict[str, list[dict[str,
     """Arm -> what `fit` gave for every seed. Two runs at a time, each in a process of its own with one thread."""
     from ppvision.data.samples.synthetic.coco import write_shapes
 
-    updates, points, counts = (2, 1, (32, 8)) if settings.quick else (UPDATES, POINTS, (SCENES, JUDGED))
+    updates, points, counts = (2, 1, (32, 8)) if settings.quick else (UPDATES, POINTS, (SCENES, HELD_OUT))
     jobs = [(arm, seed, updates, points) for seed in settings.seeds for arm in arms]
     with tempfile.TemporaryDirectory() as folder:
         data = write_shapes(Path(folder) / "shapes", *counts, seed=0)

@@ -27,7 +27,7 @@ from tools.experiments import FAIL, PASS, UNRESOLVED, Experiment, Outcome, Setti
 from tools.experiments.group_detr import BATCH, LR, STATISTICS, run_of
 
 ROOT = Path(__file__).resolve().parents[2]
-SCENES, JUDGED = 2000, 500
+SCENES, HELD_OUT = 2000, 500
 UPDATES, TEACHER_UPDATES, POINTS = 600, 1000, 2
 TEACHER_SEED = 1000
 HOST = "dino_debug"
@@ -163,7 +163,7 @@ def trained(arms: Sequence[str], settings: Settings) -> dict[str, Any]:
     """Arm -> what `fit` gave for every seed, and "teacher" -> its one run. Two runs at a time, one thread each."""
     from ppvision.data.samples.synthetic.coco import write_shapes
 
-    updates, longer, counts = (2, 2, (32, 8)) if settings.quick else (UPDATES, TEACHER_UPDATES, (SCENES, JUDGED))
+    updates, longer, counts = (2, 2, (32, 8)) if settings.quick else (UPDATES, TEACHER_UPDATES, (SCENES, HELD_OUT))
     points = 1 if settings.quick else POINTS
     with tempfile.TemporaryDirectory() as folder:
         data = write_shapes(Path(folder) / "shapes", *counts, seed=0)

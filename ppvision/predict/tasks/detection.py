@@ -30,7 +30,7 @@ from ppvision.predict.tasks.base import Ending, Net, Output, Task, images_of, on
 
 TOP_K = 300
 FUSION_IOU = 0.7  # boxes of several views that overlap so much are one object
-JUDGED_SCORE, JUDGED_LEAST = 0.05, 10  # see `Detection.agreement`
+MIN_SCORE, MIN_COMPARED = 0.05, 10  # see `Detection.agreement`
 
 
 def detections(logits_BQC: Tensor, boxes_BQ4: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,21 +184,21 @@ class Detection(Task):
             given = _detected(product["logits"], product["boxes"], self.top_k)
         if any(a.shape != b.shape for a, b in zip(expected, given)):
             return 0.0, 0.0
-        same = in_place = judged = places = 0
+        same = in_place = compared = places = 0
         for ours, theirs in zip(zip(*expected), zip(*given)):
             like = _alike(ours, theirs, tolerance, margin)
             pairs = greedy_pairs(like, 1e-9)
-            counts = [max(int((side[1] >= JUDGED_SCORE).sum()), JUDGED_LEAST) for side in (ours, theirs)]
+            counts = [max(int((side[1] >= MIN_SCORE).sum()), MIN_COMPARED) for side in (ours, theirs)]
             for matched, side, other, count in zip(pairs, (ours, theirs), (theirs, ours), counts):
                 scores = side[1][:count]
                 excused = scores <= other[1][-1] + _allowance(other[1][-1], margin)
                 hit = np.isin(np.arange(len(scores)), matched)
                 same += int((hit | excused).sum())
-                judged += len(scores)
+                compared += len(scores)
             first = np.arange(min(counts[0], len(ours[1])))
             in_place += int((like[first, first] > 0).sum())
             places += len(first)
-        return same / judged, in_place / places
+        return same / compared, in_place / places
 
     def _look(self, net: Net, image: Tensor, inner_B2: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """The network's detections; boxes relative to `inner`."""
