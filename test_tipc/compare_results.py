@@ -66,16 +66,16 @@ def main(argv: Sequence[str]) -> int:
     good = True
     for folder in folders:
         name, precision = Path(folder).name, precision_of(folder)
-        figures = score(Path(folder))
+        scores = score(Path(folder))
         if args.write:
             file = Path(args.metric_file.replace("*", precision))
-            write(file, figures)
+            write(file, scores)
             print(f"{file}: written from {name}")
             continue
         if precision not in stored:
             raise RunError(f"no stored figures of precision {precision} for {name}")
-        faults = differences(read(stored[precision]), figures, args.atol, args.rtol)
-        print("\n".join(faults or [f"{key}: {value:.6f}" for key, value in figures.items()]))
+        faults = differences(read(stored[precision]), scores, args.atol, args.rtol)
+        print("\n".join(faults or [f"{key}: {value:.6f}" for key, value in scores.items()]))
         if faults:
             good = False
             pair = f"The results of {name} and the results of {stored[precision]}"
@@ -118,10 +118,10 @@ def read(path: str) -> dict[str, float]:
     return found
 
 
-def write(path: Path, figures: Mapping[str, float]) -> None:
+def write(path: Path, scores: Mapping[str, float]) -> None:
     """Store figures."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{name}: {value:.6f}\n" for name, value in figures.items()), encoding="utf-8")
+    path.write_text("".join(f"{name}: {value:.6f}\n" for name, value in scores.items()), encoding="utf-8")
 
 
 def differences(stored: Mapping[str, float], found: Mapping[str, float], atol: float, rtol: float) -> list[str]:
@@ -193,8 +193,8 @@ def score_recipe(config: str, task: str | None) -> Score:
             targets.append(batch["target"][0])
         for metric in metrics:
             metric.update(results, targets)
-        figures = {key: value for metric in metrics for key, value in metric.compute().items()}
-        return finite(figures | (EXTRA[name](results, targets) if name in EXTRA else {}))
+        scores = {key: value for metric in metrics for key, value in metric.compute().items()}
+        return finite(scores | (EXTRA[name](results, targets) if name in EXTRA else {}))
 
     return score
 
@@ -270,9 +270,9 @@ EXTRA: dict[str, Callable[..., dict[str, float]]] = {
 }
 
 
-def finite(figures: Mapping[str, float]) -> dict[str, float]:
+def finite(scores: Mapping[str, float]) -> dict[str, float]:
     """The figures that are numbers: average precision of a size that does not occur is none."""
-    return {key: float(value) for key, value in figures.items() if math.isfinite(value)}
+    return {key: float(value) for key, value in scores.items() if math.isfinite(value)}
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class Evaluator:
 
     Args:
         task: turns outputs into results.
-        metrics: the first figure of the first one comes first.
+        metrics: the first value of the first one decides.
         loader: gives batches with `target`.
         mean: statistics of the networks' input, 0..255.
         std: likewise.
@@ -55,17 +55,17 @@ class Evaluator:
             raise UserError(f"eval.metrics: {type(method).__name__} has no validation loss for the metric 'loss'")
         self.method = method
 
-    def figures(self) -> dict[str, float]:
-        """Figures of what the metrics hold, the deciding one first; also tells which figures there are."""
+    def compute(self) -> dict[str, float]:
+        """The values of the metrics, the deciding one first; before the first batch, which there will be."""
         return {key: value for metric in self.metrics for key, value in metric.compute().items()}
 
     def __call__(
         self, nets: Mapping[str, Any], progress: bool = False, stop: Callable[[], bool] | None = None
     ) -> dict[str, float]:
-        """Figures of the networks, which must be in eval mode.
+        """The metrics of the networks, which must be in eval mode.
 
         Samples of one batch whose pictures differ in size are evaluated apart, as the Predictor does it: a network that
-        looks at the whole image would see the padding, and the figure would depend on the batch size.
+        looks at the whole image would see the padding, and the metric would depend on the batch size.
 
         Args:
             nets: the deployables.
@@ -91,7 +91,7 @@ class Evaluator:
                         metric.update(results[metric.reads], part["target"])
         for metric in self.metrics:
             metric.load(metric.merge(distributed.gather(metric.state())))
-        return self.figures()
+        return self.compute()
 
     def _results(self, kind: str, nets: Mapping[str, EagerNet], batch: dict[str, Any]) -> list[Any]:
         """What metrics of a kind are given, one entry per sample."""

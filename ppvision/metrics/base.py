@@ -18,7 +18,7 @@ from ppvision.errors import UserError
 
 
 class Metric:
-    """Base class. The first key of `compute()` is the figure that decides which checkpoint is best.
+    """Base class. The first key of `compute()` is the value that decides which checkpoint is best.
 
     Args:
         num_classes: number of classes K.
@@ -54,7 +54,7 @@ class Metric:
         raise NotImplementedError
 
     def compute(self) -> dict[str, float]:
-        """Figure name -> value."""
+        """Name -> value."""
         raise NotImplementedError
 
     def table(self) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ class Metric:
         """Told once which data set is used, for what only some metrics and some formats know (file category ids)."""
 
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write what figures do not say (results, curves, pictures) into a folder that exists; returns the files."""
+        """Write what metrics do not say (results, curves, pictures) into a folder that exists; returns the files."""
         return []
 
 

@@ -5,7 +5,7 @@ per image and class count. A crowd annotation is a region in which any number of
 nor wrong. Sizes go by the area of the annotation (of its polygon): small below 32^2 pixels, large from 96^2 on.
 
 The counting is done by `faster-coco-eval` (C++). Checked against `pycocotools` 2.0.11, to 1e-6
-(tests/metrics/test_coco.py). Deviates in one point: a size of which there is no annotation has no figure, where both
+(tests/metrics/test_coco.py). Deviates in one point: a size of which there is no annotation has no value, where both
 packages give -1; without any annotation the rest is 0.
 """
 
@@ -148,19 +148,19 @@ class CocoAP(Metric):
 
     def compute(self) -> dict[str, float]:
         """`mAP` and the rest; a size without annotations is left out. All are 0 before the first image, which tells
-        what figures there are."""
+        which values there are."""
         if not self.images:
             return dict.fromkeys(NAMES, 0.0)
         precision, recall = (self._count()[key] for key in ("precision", "recall"))
-        figures = {
+        scores = {
             "mAP": _mean(precision[..., 0, -1]),
             "AP50": _mean(precision[0, ..., 0, -1]),
             "AP75": _mean(precision[5, ..., 0, -1]),
         }
         for i, size in enumerate(SIZES, start=1):
             if (precision[..., i, -1] > -1).any():
-                figures[f"AP_{size}"] = _mean(precision[..., i, -1])
-        return figures | {f"AR{n}": _mean(recall[..., 0, i]) for i, n in enumerate(MAX_BOXES)}
+                scores[f"AP_{size}"] = _mean(precision[..., i, -1])
+        return scores | {f"AR{n}": _mean(recall[..., 0, i]) for i, n in enumerate(MAX_BOXES)}
 
     def table(self) -> list[dict[str, Any]]:
         """Rows with class, AP, AP50, AP75, AR100, Objects; nan for a class without annotations."""

@@ -2,7 +2,7 @@
 
 Leave-one-out on the data set that is evaluated: every image is classified by its k most similar others (cosine
 similarity s, votes weighted by exp(s / temperature)), the protocol of DINO (arXiv:2104.14294) without a training set.
-It orders encoders on one data set; its figures are not those of a k-NN with the training set as memory.
+It orders encoders on one data set; its values are not those of a k-NN with the training set as memory.
 """
 
 from __future__ import annotations

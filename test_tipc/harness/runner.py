@@ -335,7 +335,7 @@ def _use_last_weights(plan: Plan, step: Step) -> None:
 
 
 def metrics_of(kind: str, lines: Sequence[str]) -> dict[str, float]:
-    """Figures of a step's output: last loss and mean speed of a training, an evaluation's figures, times per image."""
+    """Metrics of a step's output: last loss and mean speed of a training, an evaluation's metrics, times per image."""
     found: dict[str, float] = {}
     if kind in ("train", "benchmark"):
         train = [line for line in lines if "[TRAIN]" in line]

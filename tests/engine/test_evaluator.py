@@ -62,8 +62,8 @@ def evaluator(*batches):
 
 def test_a_perfect_network_scores_one():
     """The network sees the normalised image, the metric the untouched annotation."""
-    figures = evaluator(batch([(6, 8), (6, 8)]), batch([(4, 5)], seed=1))({"model": Function(perfect)})
-    assert list(figures)[0] == "mIoU" and figures["mIoU"] == figures["Acc"] == 1.0
+    metrics = evaluator(batch([(6, 8), (6, 8)]), batch([(4, 5)], seed=1))({"model": Function(perfect)})
+    assert list(metrics)[0] == "mIoU" and metrics["mIoU"] == metrics["Acc"] == 1.0
 
 
 def test_images_of_one_batch_are_judged_without_their_neighbours_padding():

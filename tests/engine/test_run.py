@@ -448,8 +448,8 @@ def test_the_figure_does_not_depend_on_the_batch_size(tmp_path):
             file = str(tmp_path / "data" / name)
             cv2.imwrite(file, cv2.resize(cv2.imread(file, cv2.IMREAD_UNCHANGED), size[::-1], interpolation=mode))
     run = run_of(path, tmp_path / "run", "eval.enabled=false")
-    figures = [evaluate(path, [f"eval.batch_size={n}"], weights=str(run / "latest")) for n in (1, 2, 3)]
-    assert figures[0] == figures[1] == figures[2]
+    metrics = [evaluate(path, [f"eval.batch_size={n}"], weights=str(run / "latest")) for n in (1, 2, 3)]
+    assert metrics[0] == metrics[1] == metrics[2]
 
 
 class TestContinuingWithAnotherRecipe:

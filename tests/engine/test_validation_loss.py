@@ -67,8 +67,8 @@ def test_the_loss_decides_and_can_be_had_again(run, capsys):
     assert evaluate(path, weights=str(folder / "latest"))["loss"] == pytest.approx(losses[-1], rel=1e-6)
     # neither the batches nor what is beside an image in them matter
     for size in (1, 5):
-        figures = evaluate(path, [f"eval.batch_size={size}"], weights=str(folder / "latest/model.pdparams"))
-        assert figures["loss"] == pytest.approx(losses[-1], rel=1e-5)
+        metrics = evaluate(path, [f"eval.batch_size={size}"], weights=str(folder / "latest/model.pdparams"))
+        assert metrics["loss"] == pytest.approx(losses[-1], rel=1e-5)
     with pytest.raises(UserError, match="was trained with another teacher"):  # the one drawn from another seed
         evaluate(path, ["train.seed=1"], weights=str(folder / "latest"))
 

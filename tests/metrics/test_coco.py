@@ -21,7 +21,7 @@ from ppvision.metrics.coco import CocoAP
 from ppvision.metrics.detection_report import verdict
 from ppvision.predict.results import Boxes
 from tests.exporting.samples import write_detection_recipe
-from tools.experiments.detection import FIGURES, by_pycocotools, scenes
+from tools.experiments.detection import METRICS, by_pycocotools, scenes
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -65,16 +65,16 @@ class TestAgainstPycocotools:
     )
     def test_every_figure(self, seed, options):
         results, targets = scenes(np.random.default_rng(seed), **options)
-        figures = metric_of(results, targets, options["classes"]).compute()
-        theirs = dict(zip(FIGURES, by_pycocotools(results, targets, options["classes"]).stats.tolist()))
+        metrics = metric_of(results, targets, options["classes"]).compute()
+        theirs = dict(zip(METRICS, by_pycocotools(results, targets, options["classes"]).stats.tolist()))
         for name, value in theirs.items():
             if value == -1:  # nothing of that size, or nothing at all
-                assert name not in figures if name.startswith("AP_") else figures[name] == 0
+                assert name not in metrics if name.startswith("AP_") else metrics[name] == 0
             else:
-                assert figures[name] == pytest.approx(value, abs=1e-6), name
-        assert set(figures) <= set(theirs) and next(iter(figures)) == "mAP"
+                assert metrics[name] == pytest.approx(value, abs=1e-6), name
+        assert set(metrics) <= set(theirs) and next(iter(metrics)) == "mAP"
         if seed < 4:
-            assert 0.02 < figures["mAP"] < 0.9 and "AP_large" in figures
+            assert 0.02 < metrics["mAP"] < 0.9 and "AP_large" in metrics
 
     def test_every_class(self):
         results, targets = scenes(np.random.default_rng(7), images=40, classes=6, detections=60, objects=4)
@@ -123,8 +123,8 @@ class TestByHand:
     def test_the_truth_is_perfect(self):
         _, targets = scenes(np.random.default_rng(0), images=50, classes=10, detections=0, objects=12, crowds=0.2)
         results = [boxes(t["boxes"][~t["crowd"]], classes=t["classes"][~t["crowd"]]) for t in targets]
-        figures = metric_of(results, targets, 10).compute()
-        assert {key: f"{value:.12f}" for key, value in figures.items() if key not in ("AR1", "AR10")} == dict.fromkeys(
+        metrics = metric_of(results, targets, 10).compute()
+        assert {key: f"{value:.12f}" for key, value in metrics.items() if key not in ("AR1", "AR10")} == dict.fromkeys(
             ["mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR100"], "1.000000000000"
         )
 
@@ -136,12 +136,12 @@ class TestByHand:
         shift = 100 * (1 - overlap) / (1 + overlap)
         truth = [[50.0, 20, 150, 80], [300, 200, 400, 260]]
         moved = np.asarray(truth) + [shift, 0, shift, 0]
-        figures = metric_of(
+        metrics = metric_of(
             [boxes(moved), boxes(moved - [2 * shift, 0, 2 * shift, 0])], [target(3, truth), target(1, truth)], 1
         ).compute()
-        assert figures["mAP"] == pytest.approx(thresholds / 10, abs=1e-12)
-        assert figures["AP50"] == pytest.approx(float(thresholds >= 1), abs=1e-12)
-        assert figures["AP75"] == pytest.approx(float(thresholds >= 6), abs=1e-12)
+        assert metrics["mAP"] == pytest.approx(thresholds / 10, abs=1e-12)
+        assert metrics["AP50"] == pytest.approx(float(thresholds >= 1), abs=1e-12)
+        assert metrics["AP75"] == pytest.approx(float(thresholds >= 6), abs=1e-12)
 
     def test_half_found(self):
         """Precision 1 up to recall 1/2, which is 51 of the 101 levels; one wrong box in front of both halves that."""
@@ -167,7 +167,7 @@ class TestByHand:
         assert "AP_small" in thin and "AP_large" not in thin
 
     def test_before_anything_is_judged_it_says_what_there_will_be(self):
-        assert metric_of([], [], 2).compute() == dict.fromkeys(FIGURES, 0.0) and metric_of([], [], 2).table() == []
+        assert metric_of([], [], 2).compute() == dict.fromkeys(METRICS, 0.0) and metric_of([], [], 2).table() == []
         assert all(np.isfinite(v) for v in metric_of([boxes([])], [target(0, [])], 2).compute().values())
 
     def test_confusion(self):
@@ -224,7 +224,7 @@ class TestManyProcesses:
         metric.update(results, targets)
         assert metric.compute()["AR100"] > 0
         metric.load(empty)
-        assert metric.compute() == dict.fromkeys(FIGURES, 0.0)
+        assert metric.compute() == dict.fromkeys(METRICS, 0.0)
 
     def test_the_default_is_a_sum(self):
         parts = [{"n": np.array([1, 2])}, {"n": np.array([10, 20])}]
@@ -243,7 +243,7 @@ class TestManyProcesses:
             logs = "".join(p.read_text()[-2000:] for p in tmp_path.glob("log/workerlog.*"))
             assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:] + logs
             ranks = [json.loads((tmp_path / f"{world}.{rank}.json").read_text()) for rank in range(world)]
-            assert all(figures == ranks[0] for figures in ranks)
+            assert all(metrics == ranks[0] for metrics in ranks)
             digits[world] = {key: float(value).hex() for key, value in ranks[0].items()}
         assert digits[1] == digits[2] and 0 < float.fromhex(digits[1]["mAP"]) < 1
 
@@ -288,9 +288,9 @@ class TestFiles:
         recipe, weights = write_detection_recipe(tmp_path)
         out = tmp_path / "judged"
         assert main(["eval", "-c", str(recipe), "--model_path", str(weights), "--output_eval", str(out)]) == 0
-        figures = json.loads((out / "metrics.json").read_text())["figures"]
-        assert next(iter(figures)) == "mAP" and "AP_small" in figures and "AP_large" not in figures
-        assert f"[EVAL] #Images: 3 mAP: {figures['mAP']:.4f} AP50:" in capsys.readouterr().out
+        metrics = json.loads((out / "metrics.json").read_text())["figures"]
+        assert next(iter(metrics)) == "mAP" and "AP_small" in metrics and "AP_large" not in metrics
+        assert f"[EVAL] #Images: 3 mAP: {metrics['mAP']:.4f} AP50:" in capsys.readouterr().out
         rows = json.loads((out / "detections.json").read_text())
         assert {row["image_id"] for row in rows} == {1, 2, 3} and {row["category_id"] for row in rows} == {5, 6, 7}
         assert len(list((out / "pictures").iterdir())) == 3 and (out / "curves.png").is_file()

@@ -55,9 +55,9 @@ def test_equals_a_loop_over_pixels(absent):
     results, targets = images(absent=absent)
     metric = MeanIoU(4)
     metric.update(results, targets)
-    figures = metric.compute()
-    assert list(figures) == ["mIoU", "Acc", "Kappa", "Dice"]
-    assert figures == pytest.approx(slow_reference(results, targets, 4), abs=1e-12)
+    metrics = metric.compute()
+    assert list(metrics) == ["mIoU", "Acc", "Kappa", "Dice"]
+    assert metrics == pytest.approx(slow_reference(results, targets, 4), abs=1e-12)
 
 
 def test_merging_does_not_depend_on_order_or_ranks():

@@ -130,17 +130,17 @@ def test_a_killed_run_continues_bit_for_bit(recipe, data, run):
 
 def test_it_learns_and_the_batch_does_not_matter(recipe, data, run, tmp_path):
     """Crops and pictures of several sizes in one batch: the figure is that of one by one."""
-    figures = []
+    metrics = []
     for batch in (1, 6):
         words = [*recipe, "--model_path", run / "best_model", "--batch_size", batch, "--output_eval", tmp_path]
         done = command("tools/eval.py", *words)
         assert done.returncode == 0, done.stderr
-        figures.append(json.loads((tmp_path / "metrics.json").read_text())["figures"])
-    assert figures[0] == figures[1]
+        metrics.append(json.loads((tmp_path / "metrics.json").read_text())["figures"])
+    assert metrics[0] == metrics[1]
     fresh = tmp_path / "fresh.pdparams"
     paddle.save(PairNet(8).state_dict(), str(fresh))
     untrained = ppvision.evaluate(str(ROOT / RECIPE), [f"data.root={data}"], weights=str(fresh))
-    assert figures[0]["f1"] > 0.75 and untrained["f1"] < figures[0]["f1"] - 0.3
+    assert metrics[0]["f1"] > 0.75 and untrained["f1"] < metrics[0]["f1"] - 0.3
 
 
 def test_parity_of_both_parts(export):

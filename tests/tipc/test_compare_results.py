@@ -131,8 +131,8 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("layout", "model", "metric", "figures"), CASES, ids=[c[0] for c in CASES])
-def test_every_task_by_its_recipe(layout, model, metric, figures, tmp_path):
+@pytest.mark.parametrize(("layout", "model", "metric", "expected"), CASES, ids=[c[0] for c in CASES])
+def test_every_task_by_its_recipe(layout, model, metric, expected, tmp_path):
     root = tmp_path / "data"
     make(layout.partition("-")[0], root, 4, 4, (112, 160))
     recipe = tmp_path / "x.yml"
@@ -143,7 +143,7 @@ def test_every_task_by_its_recipe(layout, model, metric, figures, tmp_path):
     status, output = compare(tmp_path, *words, "--write")
     assert status == 0, output
     lines = (tmp_path / "stored_fp32.txt").read_text().splitlines()
-    assert figures <= {line.partition(":")[0] for line in lines}
+    assert expected <= {line.partition(":")[0] for line in lines}
     assert compare(tmp_path, *words)[0] == 0
     save(tmp_path / RESULTS, results_for(layout, images, seed=1))
     assert compare(tmp_path, *words)[0] == 1

@@ -34,7 +34,7 @@ def test_verdicts(monkeypatch, alone, distilled, teacher, verdict):
     monkeypatch.setattr(experiment, "step_time", lambda settings, arms: {"ratio": 2.0})
     outcome = experiment.heterogeneous(Settings((0, 1, 2)))
     assert outcome.verdict == verdict
-    assert outcome.figures["R1"]["AP"]["mean"] == pytest.approx(100 * distilled)
+    assert outcome.metrics["R1"]["AP"]["mean"] == pytest.approx(100 * distilled)
 
 
 def test_arms_differ_in_the_teacher_alone():

@@ -118,10 +118,10 @@ class TestMAFormer:
             module, "ARMS", {k: module.ARMS[k] for k in ("window only", "global only", "llf", "concat", "maf")}
         )
         outcome = module.fusion(rules.Settings((0,), quick=True))
-        assert outcome.verdict == "UNRESOLVED" and set(outcome.figures) == set(module.ARMS)
+        assert outcome.verdict == "UNRESOLVED" and set(outcome.metrics) == set(module.ARMS)
 
     def test_tokens_run(self, module, rules):
-        assert set(module.tokens(rules.Settings((0,), quick=True)).figures) == {"beta 0", "beta 0.5"}
+        assert set(module.tokens(rules.Settings((0,), quick=True)).metrics) == {"beta 0", "beta 0.5"}
 
 
 class TestCaeV2:
@@ -136,8 +136,8 @@ class TestCaeV2:
 
         monkeypatch.setattr(module, "_probed_recipe", probed)
         outcome = module.fashion(rules.Settings((1, 2)))
-        assert outcome.verdict == verdict and outcome.figures["random"]["values"] == [0.7, 0.7]
-        assert outcome.figures["gain"]["values"] == pytest.approx(gains)
+        assert outcome.verdict == verdict and outcome.metrics["random"]["values"] == [0.7, 0.7]
+        assert outcome.metrics["gain"]["values"] == pytest.approx(gains)
 
     def test_both_arms_are_probed_by_the_same_recipe(self, module, rules, monkeypatch, tmp_path):
         runs = {}

@@ -409,7 +409,7 @@ def run(count, seed, folder, say):
             say(outcome.broken[-1])
     if outcome.tried < count:
         outcome.broken.append(f"only {outcome.tried} files, {count} were asked for")
-    outcome.figures |= {"largest extra memory MB": round(memory / 2**20, 1), "longest seconds": seconds}
+    outcome.metrics |= {"largest extra memory MB": round(memory / 2**20, 1), "longest seconds": seconds}
     return outcome
 
 

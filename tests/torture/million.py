@@ -115,7 +115,7 @@ def run(count: int, seed: int, folder: Path, say: Say) -> Outcome:
         return outcome
     found = json.loads(ended.stdout)
     outcome.broken = check(found, text)
-    outcome.figures = {
+    outcome.metrics = {
         "MB of names": round(text / 2**20, 1),
         "MB of the index": round(found["index"] / 2**20, 1),
         "resident MB added": round(found["resident"] / 2**20, 1),

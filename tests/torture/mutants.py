@@ -205,7 +205,7 @@ def run(count: int, seed: int, folder: Path, say: Say, own_processes: int = 10) 
     outcome = Outcome("recipes, data sets and weights with one mistake each: anything but one line that names it", "")
     outcome.model = "rtformer_debug"
     zero = ("met as promised", "silently accepted", "tracebacks", "hangs", "in their own process")
-    outcome.figures = dict.fromkeys(zero, 0)
+    outcome.metrics = dict.fromkeys(zero, 0)
     stock = prepare(folder, outcome)
     seen: set[str] = set()
     longest, jobs = 0.0, schedule(count)
@@ -242,5 +242,5 @@ def run(count: int, seed: int, folder: Path, say: Say, own_processes: int = 10) 
         if (i + 1) % 20 == 0:
             say(f"{i + 1} mutants, {len(outcome.broken)} broken promises")
     outcome.count("different mutants", len(seen))
-    outcome.figures["longest seconds"] = round(longest, 1)
+    outcome.metrics["longest seconds"] = round(longest, 1)
     return outcome

@@ -12,9 +12,9 @@ import pytest
 def test_a_short_run_is_sampled_and_does_not_grow(tmp_path):
     outcome = endurance.run(120, 0, tmp_path, print, reference=50, every=10, save=40, allowed=0.15)
     assert outcome.broken == []
-    assert outcome.tried == 120 and outcome.figures["evaluations and checkpoints"] == 3
-    assert 50 < outcome.figures["RSS MB at step 120"] < 4000
-    assert outcome.figures["children at the end"] == 1, "the loader's worker"
+    assert outcome.tried == 120 and outcome.metrics["evaluations and checkpoints"] == 3
+    assert 50 < outcome.metrics["RSS MB at step 120"] < 4000
+    assert outcome.metrics["children at the end"] == 1, "the loader's worker"
 
 
 def samples_of(monkeypatch, rss, files):

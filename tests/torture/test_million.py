@@ -9,7 +9,7 @@ import pytest
 def test_fifty_thousand_entries_cost_little_more_than_their_names(tmp_path):
     outcome = million.run(50_000, 0, tmp_path, print)
     assert outcome.broken == [] and outcome.tried == 50_000
-    assert outcome.figures["MB of names"] < outcome.figures["MB of the index"] < 1.4 * outcome.figures["MB of names"]
+    assert outcome.metrics["MB of names"] < outcome.metrics["MB of the index"] < 1.4 * outcome.metrics["MB of names"]
 
 
 @pytest.mark.parametrize(

@@ -144,8 +144,8 @@ def evaluate(nets: dict[str, Any], data: Path) -> dict[str, float]:
             results = task.results(task.run(callables, on_device(task.inputs(batch))), batch)
             plain.update(results, batch["target"])
             suppressed.update([without_duplicates(r) for r in results], batch["target"])
-    figures = plain.compute()
-    return {"AP": figures["mAP"], "AP50": figures["AP50"], "AP_nms": suppressed.compute()["mAP"]}
+    metrics = plain.compute()
+    return {"AP": metrics["mAP"], "AP50": metrics["AP50"], "AP_nms": suppressed.compute()["mAP"]}
 
 
 def without_duplicates(result: Any, iou: float = NMS_IOU) -> Any:
@@ -193,7 +193,7 @@ def _process(job: tuple, data: Path) -> dict[str, list[float]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def figures_of(runs: dict[str, list[dict[str, list[float]]]]) -> dict[str, Any]:
+def metrics_of(runs: dict[str, list[dict[str, list[float]]]]) -> dict[str, Any]:
     """AP in percent at every evaluation and seconds, by arm."""
     out = {}
     for arm, values in runs.items():
@@ -223,7 +223,7 @@ EARLY, LATE = 1, 3  # evaluations at a third and at two thirds of the updates
 def convergence(settings: Settings) -> Outcome:
     """G1 and G2, and what remains at equal time."""
     runs = trained(("A0", "A1", "A2"), settings)
-    figures: dict[str, Any] = {"arms": figures_of(runs)}
+    metrics: dict[str, Any] = {"arms": metrics_of(runs)}
     words, verdicts = [], []
     first = []
     for point, name in ((EARLY, "a third"), (LATE, "two thirds")):
@@ -239,11 +239,11 @@ def convergence(settings: Settings) -> Outcome:
     limits = [run["seconds"][-1] for run in runs["A0"]]
     gap = exceeds(at_time(runs["A1"], limits), at(runs["A0"], -1))[1]
     words.append(f"A1 - A0 at the time A0 takes = {gap} (no expectation)")
-    figures["AP of A1 at the time A0 takes"] = summary(at_time(runs["A1"], limits))
-    figures["updates"], figures["evaluated every"] = UPDATES, UPDATES // POINTS
+    metrics["AP of A1 at the time A0 takes"] = summary(at_time(runs["A1"], limits))
+    metrics["updates"], metrics["evaluated every"] = UPDATES, UPDATES // POINTS
     if np.mean(at(runs["A0"], -1, "AP50")) < 10 and not settings.quick:
-        return Outcome(UNRESOLVED, "A0 stays below 10 AP50: the task is too hard for this size", figures)
-    return Outcome(worst(verdicts), "; ".join(words), figures)
+        return Outcome(UNRESOLVED, "A0 stays below 10 AP50: the task is too hard for this size", metrics)
+    return Outcome(worst(verdicts), "; ".join(words), metrics)
 
 
 def attention(settings: Settings) -> Outcome:
@@ -256,7 +256,7 @@ def attention(settings: Settings) -> Outcome:
         f"A0 - A3 = {text_worse}; A3 with suppression of duplicates - A3 without = {text_mended}; "
         f"A1 - A4 = {text_apart} AP at two thirds of the updates"
     )
-    return Outcome(worst([worse, mended, apart]), reason, {"arms": figures_of(runs)})
+    return Outcome(worst([worse, mended, apart]), reason, {"arms": metrics_of(runs)})
 
 
 def denoising(settings: Settings) -> Outcome:
@@ -264,7 +264,7 @@ def denoising(settings: Settings) -> Outcome:
     runs = trained(("A5", "A6"), settings)
     gap, error = difference(at(runs["A6"], LATE), at(runs["A5"], LATE))
     verdict = PASS if gap >= -0.3 else FAIL if gap < -0.3 - 2 * error else UNRESOLVED
-    return Outcome(verdict, f"A6 - A5 = {gap:+.4f} +- {error:.4f} AP at two thirds", {"arms": figures_of(runs)})
+    return Outcome(verdict, f"A6 - A5 = {gap:+.4f} +- {error:.4f} AP at two thirds", {"arms": metrics_of(runs)})
 
 
 def inference(settings: Settings) -> Outcome:

@@ -1,6 +1,6 @@
 """A Task has two sides: what networks are called with, and what their outputs mean.
 
-Evaluator, Predictor, exporter, parity check and server share it, so a figure that was measured is a figure that is
+Evaluator, Predictor, exporter, parity check and server share it, so a metric that was measured is a metric that is
 deployed. It also owns its endings: the layers that may end an exported graph.
 """
 
