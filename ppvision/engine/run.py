@@ -216,7 +216,7 @@ class Run:
 
     def _save(self, step: int) -> None:
         """Write `iter_<step>`. Every rank comes here: some of what is saved lies on all of them."""
-        self.trainer.average_buffers()
+        self.trainer.sync_buffers()
         state = {"trainer": self.trainer.state()}
         for part in self.lasting:
             state |= part.state()

@@ -77,13 +77,13 @@ def test_the_loss_is_that_of_the_phases_of_every_update(straight):
 
 def test_the_average_is_of_the_generator_only(straight):
     _, run, _ = straight
-    model, method, average = (read(run / "latest" / name) for name in FILES[:3])
+    model, method, ema = (read(run / "latest" / name) for name in FILES[:3])
     assert {k.split(".")[0] for k in model} == {"generator", "encoder"}
-    assert {k.split(".")[0] for k in average} == {"generator"}
+    assert {k.split(".")[0] for k in ema} == {"generator"}
     assert {k.split(".")[0] for k in method} == {"model", "discriminator"}
-    for key in average:
+    for key in ema:
         raw = method[key.replace("generator.", "model.")]
-        np.testing.assert_array_equal(model[key], average[key])
+        np.testing.assert_array_equal(model[key], ema[key])
         assert np.abs(model[key] - raw).max() > 1e-5, key
     start = read(run / "iter_4/model.pdparams")
     np.testing.assert_array_equal(model["encoder.conv.weight"], start["encoder.conv.weight"])

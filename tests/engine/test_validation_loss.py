@@ -77,8 +77,8 @@ def test_the_averaged_encoder_is_judged(run):
     """With the raw weights the figure is another one: `model.pdparams` holds the average."""
     path, folder = run
     raw = {k.removeprefix("model."): v for k, v in read(folder / "latest/method.pdparams").items() if "model." in k}
-    averaged = read(folder / "latest/model.pdparams")
-    assert any(not np.array_equal(raw[k], averaged[k]) for k in averaged)
+    saved = read(folder / "latest/model.pdparams")
+    assert any(not np.array_equal(raw[k], saved[k]) for k in saved)
 
 
 def test_each_evaluation_leaves_pictures(run):

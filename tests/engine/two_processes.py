@@ -54,7 +54,7 @@ for step in range(5):
         trainer = trainer_of(method, "adam", lr=0.05, warn=warnings.append, **options)
         trainer.load(state, files.__getitem__, "the first half")
 if mode == "statistics":
-    trainer.average_buffers()
+    trainer.sync_buffers()
 ragged = distributed.gather({"n": np.arange(rank + 1)})
 assert [g["n"].tolist() for g in ragged] == [list(range(r + 1)) for r in range(len(ragged))]
 counts = sum(g["n"] for g in distributed.gather({"n": np.array([rank + 1, 10], "int64")})).tolist()

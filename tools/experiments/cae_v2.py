@@ -352,9 +352,9 @@ def positions(settings: Settings) -> Outcome:
         "each beats pixels by 3 points": verdict_of(min(mean[a] for a in ("V", "M", "VM")) >= mean["P"] + 0.03),
         "pixels beat random weights": verdict_of(mean["P"] > mean["R"]),
     }
-    predictions = ", ".join(f"{ARMS[arm]} {value:.3f}" for arm, value in mean.items())
+    words = ", ".join(f"{ARMS[arm]} {value:.3f}" for arm, value in mean.items())
     held = "; ".join(f"{name}: {verdict}" for name, verdict in checks.items())
-    reason = f"better probe of class token and averaged patches: {predictions}; {held}"
+    reason = f"better probe of class token and averaged patches: {words}; {held}"
     return Outcome(checks["visible >= masked - 0.5 points"], reason, metrics | {"criteria": checks})
 
 
