@@ -25,7 +25,7 @@ from ppvision.nn.boxes import cxcywh_to_xyxy, giou
 
 __all__ = ["PointLoss", "foreground", "kl_of_classes"]
 
-Answer = tuple[Tensor, Tensor]
+Prediction = tuple[Tensor, Tensor]
 
 
 def foreground(logits: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class PointLoss(Loss):
         self.temperature, self.foreground_weight = temperature, foreground_weight
         self.reduction, self.form = reduction, form
 
-    def forward(self, student: Answer, teacher: Answer, counted: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, student: Prediction, teacher: Prediction, counted: Tensor | None = None) -> dict[str, Tensor]:
         """Weighted terms `cls`, `l1` and `giou`, in float32.
 
         Args:

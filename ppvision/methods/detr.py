@@ -14,7 +14,7 @@ from typing import Any
 import paddle
 from paddle import Tensor, nn
 
-from ppvision.losses.detection import Answers, SetLoss, Targets
+from ppvision.losses.detection import Predictions, SetLoss, Targets
 from ppvision.methods.base import Method
 from ppvision.models.detr import Detr, Proposals, QuerySet, check_detector
 
@@ -66,6 +66,6 @@ class DetrTraining(Method):
         )
 
 
-def side_by_side(proposals: list[Proposals]) -> Answers:
+def side_by_side(proposals: list[Proposals]) -> Predictions:
     """Proposals of all groups, to be matched in each."""
-    return Answers.of_groups([(p.logits, p.boxes) for p in proposals], proposals[0].binary)
+    return Predictions.of_groups([(p.logits, p.boxes) for p in proposals], proposals[0].binary)

@@ -22,7 +22,7 @@ from paddle import Tensor, nn
 
 from ppvision.device import tensor_of
 from ppvision.errors import ArgumentError, UserError, at_least, within
-from ppvision.losses.detection import Answers
+from ppvision.losses.detection import Predictions
 from ppvision.methods import denoising as dn
 from ppvision.methods.detr import DetrTraining
 from ppvision.models.detr import Context, QuerySet
@@ -103,12 +103,12 @@ class GroupDetr(DetrTraining):
         if not self.num_denoising:
             return self.compute_loss(sets, layers, batch), layers
         size = batch["noised"][0].labels.shape[1]
-        noised, layers = zip(*(split(answer, self.num_groups, size) for answer in layers), strict=True)
+        noised, layers = zip(*(split(prediction, self.num_groups, size) for prediction in layers), strict=True)
         known = batch["normaliser"]
         with paddle.amp.auto_cast(enable=False):
-            answers = Answers.of(noised, self.num_groups)
+            predictions = Predictions.of(noised, self.num_groups)
             terms = dn.denoising_terms(
-                self.loss, answers, batch["targets"], batch["noised"][0].copies, known["num_noised"]
+                self.loss, predictions, batch["targets"], batch["noised"][0].copies, known["num_noised"]
             )
         return {**self.compute_loss(sets, list(layers), batch), **terms}, list(layers)
 
@@ -144,10 +144,10 @@ class _Asked(nn.Layer):
         self.model, self.method = method.model, [method]  # in a list, so that it is no part of this layer
 
     def forward(self, image: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return self.answers(image)
+        return self.predictions(image)
 
     @paddle.jit.not_to_static  # sizes are fixed, so there is nothing to translate
-    def answers(self, image: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def predictions(self, image: Tensor) -> list[tuple[Tensor, Tensor]]:
         (method,) = self.method
         context = self.model.encode(image)
         sets = [replace(queries, proposals=None) for queries in method.questions(context)]
@@ -158,13 +158,13 @@ class _Asked(nn.Layer):
         return self.model.decode(context, sets[0] if len(sets) == 1 else QuerySet.stack(sets, image.shape[0]))
 
 
-Answer = tuple[Tensor, Tensor]
+Prediction = tuple[Tensor, Tensor]
 
 
-def split(answer: Answer, groups: int, first: int) -> tuple[Answer, Answer]:
+def split(prediction: Prediction, groups: int, first: int) -> tuple[Prediction, Prediction]:
     """Logits and boxes [B,groups*T,..] -> those of the first `first` queries of every group, and of the others."""
     parts: list[list[Tensor]] = [[], []]
-    for x in answer:
+    for x in prediction:
         batch, count, width = x.shape
         grouped = x.reshape([batch, groups, count // groups, width])
         for part, piece in zip(parts, (grouped[:, :, :first], grouped[:, :, first:]), strict=True):

@@ -326,15 +326,15 @@ class DabDetr(Detr):
         x = paddle.zeros([box.shape[0], box.shape[1], self.dim])
         if queries.content is not None:
             x = x + queries.content
-        answers = []
+        outputs = []
         for i, layer in enumerate(decoder.layers):
             positions, sine = decoder.places(x, fixed, i)
             x = layer(x, positions, sine, context, queries.mask, queries.groups)
             y = decoder.norm(x)
-            answers.append(
+            outputs.append(
                 (self.class_embed(y), F.sigmoid(self.bbox_embed(y).astype("float32") + inverse_sigmoid(box)))
             )
             if i + 1 < len(decoder.layers):
                 box = F.sigmoid(self.bbox_embed(x).astype("float32") + inverse_sigmoid(fixed))
                 fixed = box.detach()
-        return answers
+        return outputs

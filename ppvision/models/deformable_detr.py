@@ -242,7 +242,7 @@ class DeformableDetr(Detr):
             raise ValueError("Deformable DETR decodes queries with content and positions")
         x = queries.content + paddle.zeros_like(context.memory[:, :1, :1])  # to the size of the batch
         at = queries.references.astype("float32")
-        answers = []
+        outputs = []
         for i, layer in enumerate(self.decoder.layers):
             places = scaled(F.sigmoid(at), context.valid_ratios)
             x = layer(x, queries.positions, places, context, queries.mask, queries.groups)
@@ -253,7 +253,7 @@ class DeformableDetr(Detr):
                 box = paddle.concat([delta[..., :2] + known, delta[..., 2:]], axis=-1)
             else:
                 box = delta + known
-            answers.append((self.class_embed[head](x), F.sigmoid(box)))
+            outputs.append((self.class_embed[head](x), F.sigmoid(box)))
             if self.refine:
                 at = box.detach()
-        return answers
+        return outputs

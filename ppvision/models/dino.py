@@ -239,14 +239,14 @@ class Dino(Detr):
         zero = paddle.zeros_like(context.memory[:, :1, :1])  # to the batch's size, whatever a part's first axis is
         x = queries.content + zero
         reference = before = queries.references.detach() + zero.astype("float32")
-        answers: list[tuple[Tensor, Tensor]] = []
+        outputs: list[tuple[Tensor, Tensor]] = []
         for layer, scores, boxes in zip(self.decoder.layers, self.dec_score_head, self.dec_bbox_head):
             at = scaled(F.sigmoid(reference), context.valid_ratios)
             positions = self.query_pos_head(sine_boxes(at[:, :, 0], self.dim // 2).astype(x.dtype))
             x = layer(x, positions, at, context, queries.mask, queries.groups)
             normed = self.decoder.norm(x)
-            answers.append((scores(normed), F.sigmoid(boxes(normed).astype("float32") + before)))
-            if len(answers) < len(self.decoder.layers):
+            outputs.append((scores(normed), F.sigmoid(boxes(normed).astype("float32") + before)))
+            if len(outputs) < len(self.decoder.layers):
                 before = boxes(x).astype("float32") + reference
                 reference = before.detach()
-        return answers
+        return outputs

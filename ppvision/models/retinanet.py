@@ -132,14 +132,14 @@ class Tower(nn.Layer):
         width: C.
         convs: number of convolutions before the last.
         last: name of the last one.
-        num_out: its channels: anchors of a cell times `answers`.
+        num_out: its channels: anchors of a cell times `num_values`.
         answers: numbers per anchor.
         std: of the weights at the start.
         bias: of the last one at the start.
     """
 
     def __init__(
-        self, width: int, convs: int, last: str, num_out: int, answers: int, std: float = 0.01, bias: float = 0.0
+        self, width: int, convs: int, last: str, num_out: int, num_values: int, std: float = 0.01, bias: float = 0.0
     ):
         super().__init__()
         start = nn.initializer.Normal(std=std)
@@ -147,11 +147,11 @@ class Tower(nn.Layer):
             *(nn.Sequential(_conv(width, width, 3, start=start), nn.ReLU()) for _ in range(convs))
         )
         setattr(self, last, _conv(width, num_out, 3, start=start, bias=bias))
-        self.last, self.answers = last, answers
+        self.last, self.num_values = last, num_values
 
     def forward(self, x: Tensor) -> Tensor:
         y = getattr(self, self.last)(self.conv(x))
-        return y.transpose([0, 2, 3, 1]).reshape([0, -1, self.answers])
+        return y.transpose([0, 2, 3, 1]).reshape([0, -1, self.num_values])
 
 
 class Head(nn.Layer):
@@ -265,8 +265,8 @@ class RetinaNet(Network):
             valid: bool [B,H,W], True where the image is no padding; boxes are then relative to that part. The choice
                 does not depend on it.
         """
-        answer = self.explained(image, None, None, valid)
-        return {"logits": answer["logits"], "boxes": answer["boxes"]}
+        outputs = self.explained(image, None, None, valid)
+        return {"logits": outputs["logits"], "boxes": outputs["boxes"]}
 
     def explained(
         self,

@@ -73,8 +73,8 @@ def _argparse(script: str, words: Sequence[str]) -> str | None:
 
 def main() -> None:
     """Faults as [[index, text], ...] on standard output."""
-    answers = [(i, fault(command)) for i, command in enumerate(json.load(sys.stdin))]
-    json.dump([[i, text] for i, text in answers if text], sys.stdout)
+    faults = [(i, fault(command)) for i, command in enumerate(json.load(sys.stdin))]
+    json.dump([[i, text] for i, text in faults if text], sys.stdout)
 
 
 if __name__ == "__main__":

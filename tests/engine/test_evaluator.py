@@ -86,9 +86,9 @@ def test_a_second_pass_begins_at_zero():
 
 
 def test_stops_between_batches():
-    answers = iter([False, True])
+    stops = iter([False, True])
     evaluate = evaluator(batch([(6, 8)]), batch([(6, 8)]))
-    assert evaluate({"model": Function(perfect)}, stop=lambda: next(answers)) == {}
+    assert evaluate({"model": Function(perfect)}, stop=lambda: next(stops)) == {}
     assert evaluate.metrics[0].state()["matrix"].sum() == 48
 
 

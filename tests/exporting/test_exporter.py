@@ -182,7 +182,7 @@ class TestDetection:
         net.set_state_dict(paddle.load(str(weights)))
         net.eval()
         deployed = Deployed(net, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-        raw = {name: value.numpy() for name, value in deployed.answers({"x": paddle.to_tensor(x)}).items()}
+        raw = {name: value.numpy() for name, value in deployed.outputs({"x": paddle.to_tensor(x)}).items()}
         files = {"model": folder / "model.json", "params": folder / "model.pdiparams", "onnx": folder / "model.onnx"}
         whole = np.ones((shape[0], *shape[1:]), bool)
         product = open_session(backend, "cpu", Runtime(), **files)({"x": x, "valid": whole})

@@ -56,7 +56,7 @@ class TestNames:
     def test_of_twelve_outputs_each_has_its_own(self, tmp_path):
         layer = Deployed(randomise(Many()), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         x = paddle.to_tensor(np.random.default_rng(0).uniform(0, 1, (2, 3, 4, 5)).astype(np.float32))
-        expected = {name: value.numpy() for name, value in layer.answers({"x": x}).items()}
+        expected = {name: value.numpy() for name, value in layer.outputs({"x": x}).items()}
         layer.eval()
         save_static(layer, tmp_path / "m", {"image": IMAGE}, list(expected))
         files = tuple(tmp_path / f"m{suffix}" for suffix in (".json", ".pdiparams", ".onnx"))

@@ -142,8 +142,8 @@ class TestSuppression:
         chosen = np.array([[4, 1, 2]]) if chosen is None else chosen
         kept = np.array([[1.0, 0.0, 1.0]]) if kept is None else kept
         scores = np.array([[0.0, 2.0, 1.0, 0.5, 3.0]])
-        answer = {"logits": np.where(kept[..., None] > 0, 5.0, -20.0), "boxes": chosen + 0.5}
-        return {**answer, "chosen": chosen, "scores": scores, "kept": kept, "excess": self.excess}
+        outputs = {"logits": np.where(kept[..., None] > 0, 5.0, -20.0), "boxes": chosen + 0.5}
+        return {**outputs, "chosen": chosen, "scores": scores, "kept": kept, "excess": self.excess}
 
     def errors(self, *fixed):
         outputs = self.reference(None, *(np.array([t]) for t in fixed))

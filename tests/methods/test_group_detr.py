@@ -51,10 +51,10 @@ class TestEveryHost:
         method.eval()
         with paddle.no_grad():
             context = method.model.encode(batch["image"], batch["valid"])
-            answers = method.model.decode(context, QuerySet.stack(method.questions(context), 3))
+            predictions = method.model.decode(context, QuerySet.stack(method.questions(context), 3))
             own = method.deployables()["model"](batch["image"], batch["valid"])
         count = own["logits"].shape[1]
-        for key, value in zip(("logits", "boxes"), answers[-1], strict=True):
+        for key, value in zip(("logits", "boxes"), predictions[-1], strict=True):
             assert value.shape[1] == 3 * count
             np.testing.assert_allclose(own[key].numpy(), value[:, :count].numpy(), atol=1e-5)
 

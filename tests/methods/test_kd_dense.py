@@ -95,8 +95,8 @@ def test_the_teacher_is_asked_about_the_anchors_the_student_answers_at(teacher, 
             assert counted.numpy()[i, m] == inside
             left_out += not inside
     assert 0 < left_out < index.size / 2
-    answer = seen["answered"][0][-1]  # the last layer's
-    assert teacher_logits is answer[0] and teacher_boxes is answer[1]
+    last = seen["answered"][0][-1]  # the last layer's
+    assert teacher_logits is last[0] and teacher_boxes is last[1]
     assert teacher_logits.stop_gradient and teacher_boxes.stop_gradient
 
 

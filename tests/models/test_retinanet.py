@@ -94,15 +94,15 @@ class TestCandidates:
 
     def test_explained_is_forward_and_can_be_told(self):
         net, image = net_of(), picture()
-        answer, plain = net.explained(image), net(image)
+        explained, plain = net.explained(image), net(image)
         for key, value in plain.items():
-            np.testing.assert_array_equal(answer[key].numpy(), value.numpy())
-        assert answer["scores"].shape == [2, net.anchors(72, 104).shape[0] * 4]
-        again = net.explained(image, answer["chosen"], answer["kept"])
+            np.testing.assert_array_equal(explained[key].numpy(), value.numpy())
+        assert explained["scores"].shape == [2, net.anchors(72, 104).shape[0] * 4]
+        again = net.explained(image, explained["chosen"], explained["kept"])
         np.testing.assert_array_equal(again["logits"].numpy(), plain["logits"].numpy())
-        turned = net.explained(image, answer["chosen"].flip([1]))
-        np.testing.assert_array_equal(turned["chosen"].numpy(), answer["chosen"].numpy()[:, ::-1])
-        everything = net.explained(image, answer["chosen"], paddle.ones_like(answer["kept"]))
+        turned = net.explained(image, explained["chosen"].flip([1]))
+        np.testing.assert_array_equal(turned["chosen"].numpy(), explained["chosen"].numpy()[:, ::-1])
+        everything = net.explained(image, explained["chosen"], paddle.ones_like(explained["kept"]))
         assert ((everything["logits"].numpy() > LOW).sum(-1) == 1).all()
 
 

@@ -183,13 +183,13 @@ class TestCaeV2:
             eval = head = head_norm = staticmethod(lambda x=None: x)
 
             def encode(self, image, visible):
-                return None, take_tokens(answers, visible)
+                return None, take_tokens(target, visible)
 
         rng = np.random.default_rng(0)
         features = rng.standard_normal((4, 2, 37, 5)).astype(np.float32)
         predictions = features[:, 0, 1:].copy()
         predictions[:, 7] *= -1
-        answers = paddle.to_tensor(predictions)
+        target = paddle.to_tensor(predictions)
         images = rng.integers(0, 256, (4, 24, 24, 3)).astype(np.uint8)
         found = module.agreement(Echo(), {"image": images, "features": features}, 9)
         assert found["cosine, whole image"] == pytest.approx(34 / 36, abs=1e-4)

@@ -20,7 +20,7 @@ CUT = 100_000
 PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>" + b"x" * 2000 + b"</body></html>"
 
 
-def answer(
+def respond(
     body=BODY,
     *,
     status=200,
@@ -77,7 +77,7 @@ def hang_up(handler):
 
 
 def redirect(to):
-    return answer(b"", status=302, headers={"Location": to}, etag=None)
+    return respond(b"", status=302, headers={"Location": to}, etag=None)
 
 
 class Server(ThreadingHTTPServer):

@@ -288,11 +288,11 @@ def inference(settings: Settings) -> Outcome:
             for parameter in method.parameters():  # away from where training starts, where heads say next to nothing
                 parameter.set_value(parameter + 0.05 * paddle.randn(parameter.shape))
             context = grouped.encode(image)
-            answers = grouped.decode(context, QuerySet.stack(method.questions(context), 2))
+            predictions = grouped.decode(context, QuerySet.stack(method.questions(context), 2))
             own = grouped(image)
             gaps += [
                 float((own[key] - value[:, :QUERIES]).abs().max())
-                for key, value in zip(("logits", "boxes"), answers[-1], strict=True)
+                for key, value in zip(("logits", "boxes"), predictions[-1], strict=True)
             ]
             times = {0: [], 1: []}
             for _ in range(3 if settings.quick else 60):  # in turn, so that a busy machine slows both
