@@ -22,7 +22,8 @@ class EMA:
     """
 
     def __init__(self, layers: Mapping[str, nn.Layer], decay: float):
-        self.decay, self.updates = decay, 0
+        self.decay = decay
+        self.updates = 0
         self._live = {f"{name}.{k}": t for name, layer in layers.items() for k, t in layer.state_dict().items()}
         self._mean = {
             k: t.detach().astype("float32").clone() if _floating(t) else t.detach().clone()

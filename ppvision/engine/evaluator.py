@@ -37,7 +37,11 @@ class Evaluator:
     """
 
     def __init__(self, task: Task, metrics: Sequence[Metric], loader: Any, mean: Sequence[float], std: Sequence[float]):
-        self.task, self.metrics, self.loader, self.mean, self.std = task, list(metrics), loader, mean, std
+        self.task = task
+        self.metrics = list(metrics)
+        self.loader = loader
+        self.mean = mean
+        self.std = std
         for metric in self.metrics:
             metric.bind(loader.dataset)
         self._empty = [metric.state() for metric in self.metrics]

@@ -142,7 +142,9 @@ def settled(
         outputs: those of the backend.
         tolerance: of scores, relative to the largest of the chosen ones; of overlaps.
     """
-    chosen, scores, theirs = expected["chosen"], expected["scores"], outputs["chosen"]
+    chosen = expected["chosen"]
+    scores = expected["scores"]
+    theirs = outputs["chosen"]
     if theirs.shape != chosen.shape:
         return _compared(expected), _compared(outputs)
     fixed = expected

@@ -59,7 +59,9 @@ class DenseLoss(Loss):
         require(negative <= positive, "negative", f"must be at most positive {positive}, got {negative}")
         self.class_weight, self.box_weight = class_weight, box_weight
         self.positive, self.negative = positive, negative
-        self.alpha, self.gamma, self.beta = alpha, gamma, beta
+        self.alpha = alpha
+        self.gamma = gamma
+        self.beta = beta
 
     def assign(self, anchors: Tensor, boxes: Tensor, counts: np.ndarray) -> Tensor:
         """What every anchor stands for: int64 [B,A], an object's place in its picture, -1 for background, -2 for

@@ -174,8 +174,12 @@ class Matcher:
         gamma: float = 2.0,
         per_object: int = 1,
     ):
-        self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
-        self.alpha, self.gamma, self.per_object = alpha, gamma, per_object
+        self.class_weight = class_weight
+        self.l1_weight = l1_weight
+        self.giou_weight = giou_weight
+        self.alpha = alpha
+        self.gamma = gamma
+        self.per_object = per_object
 
     def costs(self, predictions: Predictions, targets: Targets) -> Tensor:
         """[L,B,N,G]; columns of padding mean nothing."""
@@ -285,7 +289,9 @@ class SetLoss(Loss):
         if not (cost_class or cost_l1 or cost_giou):
             raise ArgumentError("cost_class", "and cost_l1 and cost_giou are all 0, so that any match is as good")
         self.weights = {"cls": class_weight, "l1": l1_weight, "giou": giou_weight}
-        self.alpha, self.gamma, self.per_object = alpha, gamma, per_object
+        self.alpha = alpha
+        self.gamma = gamma
+        self.per_object = per_object
         self.matcher = Matcher(cost_class, cost_l1, cost_giou, alpha, gamma, per_object)
 
     def forward(

@@ -81,7 +81,9 @@ class PointLoss(Loss):
         super().__init__()
         at_least(0, class_weight=class_weight, l1_weight=l1_weight, giou_weight=giou_weight)
         require(temperature > 0, "temperature", f"must be above 0, got {temperature}")
-        self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
+        self.class_weight = class_weight
+        self.l1_weight = l1_weight
+        self.giou_weight = giou_weight
         self.temperature, self.foreground_weight = temperature, foreground_weight
         self.reduction, self.form = reduction, form
 

@@ -63,7 +63,9 @@ class GroupDetr(DetrTraining):
         within(0, 1, label_noise=label_noise)
         if joint_attention and denoising:
             raise ArgumentError("joint_attention", "lets noised objects tell all groups where to look; set denoising 0")
-        self.num_groups, self.num_denoising, self.joint = groups, denoising, joint_attention
+        self.num_groups = groups
+        self.num_denoising = denoising
+        self.joint = joint_attention
         self.label_noise, self.box_noise = label_noise, box_noise
         self.groups = nn.LayerList([model.new_queries() for _ in range(groups - 1)])
         tables = groups if denoising else 0

@@ -93,7 +93,9 @@ class KdDense(DenseDetection):
                 "anchor; use DINO, DAB-DETR without patterns, or Deformable DETR with two_stage: true"
             )
         self.teacher: Detr = teacher
-        self.points, self.num_random, self.nms_iou = points, round(points * random), nms_iou
+        self.points = points
+        self.num_random = round(points * random)
+        self.nms_iou = nms_iou
         self.point_loss = PointLoss(*weights, temperature, foreground_weight, reduction, cls_form)
         self._draw: np.ndarray | None = None
 

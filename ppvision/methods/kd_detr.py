@@ -112,7 +112,10 @@ class KdDetr(GroupDetr):
                 f"({model.num_queries})"
             )
         self.teacher: Detr = teacher
-        self.pairing, self.general, self.specific, self.general_dist = pairing, general, specific, general_dist
+        self.pairing = pairing
+        self.general = general
+        self.specific = specific
+        self.general_dist = general_dist
         self.same_layers = teacher_layers == "same"
         given = (temperature, foreground_weight, reduction, cls_form)
         self.general_loss, self.specific_loss = (

@@ -70,7 +70,9 @@ class Supervised(Method):
         at_least(0, output_weights=output_weights)
         require(sum(output_weights) > 0, "output_weights", f"needs a number above 0, got {list(output_weights)}")
         self.output_weights = tuple(output_weights)
-        self.levels, self.weights, heads = [], [], []
+        self.levels = []
+        self.weights = []
+        heads = []
         channels = promises(model).feature_channels
         for i, item in enumerate(aux):
             part = item if isinstance(item, Component) else HEAD.read(item, f"method.aux.{i}")

@@ -204,7 +204,10 @@ class DeformableDetr(Detr):
         enough = len(levels) <= num_levels
         require(enough, "num_levels", f"must be at least the number of levels {len(levels)}, got {num_levels}")
         require(refine or not two_stage, "two_stage", "needs refine: true")
-        self.num_classes, self.num_queries, self.dim, self.levels = num_classes, num_queries, dim, tuple(levels)
+        self.num_classes = num_classes
+        self.num_queries = num_queries
+        self.dim = dim
+        self.levels = tuple(levels)
         self.refine, self.two_stage = refine, two_stage
         if backbone == "conv_stem":
             backbone = ConvStem(stem)

@@ -184,7 +184,10 @@ class Dino(Detr):
         within(0, 1, below=True, dropout=dropout)
         require(dim % heads == 0, "heads", f"must divide the width {dim}, got {heads}")
         require(dim % 4 == 0, "dim", f"must be a multiple of 4, got {dim}")
-        self.num_classes, self.num_queries, self.dim, self.levels = num_classes, num_queries, dim, tuple(levels)
+        self.num_classes = num_classes
+        self.num_queries = num_queries
+        self.dim = dim
+        self.levels = tuple(levels)
         if backbone == "conv_stem":
             backbone = ConvStem(stem)
         self.backbone = build_backbone(backbone, self.levels, backbone_options)

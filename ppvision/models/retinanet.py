@@ -219,9 +219,15 @@ class RetinaNet(Network):
         require(anchor_scale > 0, "anchor_scale", f"must be above 0, got {anchor_scale}")
         require(len(ratios) > 0 and min(ratios) > 0, "ratios", f"are numbers above 0, got {list(ratios)}")
         require(len(levels) >= 1, "levels", "names at least one map of the backbone")
-        self.num_classes, self.levels, self.width = num_classes, tuple(levels), width
-        self.anchor_scale, self.ratios, self.octaves = float(anchor_scale), tuple(ratios), octaves
-        self.candidates, self.nms_iou, self.nms_rounds = candidates, nms_iou, nms_rounds
+        self.num_classes = num_classes
+        self.levels = tuple(levels)
+        self.width = width
+        self.anchor_scale = float(anchor_scale)
+        self.ratios = tuple(ratios)
+        self.octaves = octaves
+        self.candidates = candidates
+        self.nms_iou = nms_iou
+        self.nms_rounds = nms_rounds
         body = build_backbone(ConvStem(stem) if backbone == "conv_stem" else backbone, self.levels, backbone_options)
         self.feature_channels, self.feature_strides = dict(body.feature_channels), dict(body.feature_strides)
         strides = [self.feature_strides[level] for level in self.levels]

@@ -74,7 +74,9 @@ class GraphNet:
     """
 
     def __init__(self, session: Any, inputs: Mapping[str, Input], name: str = "graph"):
-        self.session, self.inputs, self.name = session, dict(inputs), name
+        self.session = session
+        self.inputs = dict(inputs)
+        self.name = name
 
     def __call__(self, **given: Tensor) -> Any:
         """The outputs by name; a single one by itself. A mask that is not given is True everywhere."""

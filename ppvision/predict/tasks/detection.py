@@ -110,7 +110,9 @@ class Detection(Task):
             raise UserError(f"top_k must be at least 1, got {top_k}")
         if not (0 <= threshold <= 1 and 0 <= draw_threshold <= 1):
             raise UserError(f"threshold and draw_threshold must be in 0..1, got {threshold} and {draw_threshold}")
-        self.top_k, self.threshold, self.draw_threshold = top_k, threshold, draw_threshold
+        self.top_k = top_k
+        self.threshold = threshold
+        self.draw_threshold = draw_threshold
         self.mirrors = (False, True) if flip else (False,)
 
     def defaults(self) -> dict[str, Any]:
@@ -120,7 +122,9 @@ class Detection(Task):
     def run(self, nets: Mapping[str, Net], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{"boxes": [B,k,4] xyxy, "scores": [B,k], "labels": int32 [B,k]}; boxes in 0..1, relative to the picture
         proper."""
-        net, image, valid = only_net(nets), inputs["image"], inputs.get("valid")
+        net = only_net(nets)
+        image = inputs["image"]
+        valid = inputs.get("valid")
         inner_B2 = _inner(image, valid)
         views = []
         for scale in self.scales:
@@ -184,7 +188,10 @@ class Detection(Task):
             given = _detected(product["logits"], product["boxes"], self.top_k)
         if any(a.shape != b.shape for a, b in zip(expected, given)):
             return 0.0, 0.0
-        same = in_place = compared = places = 0
+        same = 0
+        in_place = 0
+        compared = 0
+        places = 0
         for ours, theirs in zip(zip(*expected), zip(*given)):
             like = _alike(ours, theirs, tolerance, margin)
             pairs = greedy_pairs(like, 1e-9)
