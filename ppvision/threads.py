@@ -70,18 +70,18 @@ def fastest_kernels(processor: dict[str, str]) -> str | None:
     return "5" if flags >= AVX2 else None
 
 
-def choose_threads(wanted: int | None = None, environment: MutableMapping[str, str] = os.environ) -> None:
+def choose_threads(num_threads: int | None = None, environment: MutableMapping[str, str] = os.environ) -> None:
     """Set the threads of this process; without effect where Paddle is imported already.
 
     Args:
-        wanted: `train.threads`; None keeps the user's `OMP_NUM_THREADS`, else divides the usable cores by the
+        num_threads: `train.threads`; None keeps the user's `OMP_NUM_THREADS`, else divides the usable cores by the
             processes on this machine.
         environment: what is changed.
     """
     if "paddle" in sys.modules:
         return
-    if wanted is not None:
-        environment[THREADS] = str(wanted)
+    if num_threads is not None:
+        environment[THREADS] = str(num_threads)
     elif THREADS not in environment or _set_by_launcher(environment):
         environment[THREADS] = str(max(1, usable_cores() // num_processes(environment)))
 
@@ -105,12 +105,12 @@ def import_paddle() -> None:
     Raises:
         ModuleNotFoundError: Paddle is not installed.
     """
-    said = io.StringIO()
+    messages = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(messages):
             import paddle  # noqa: F401
     finally:
-        for line in said.getvalue().splitlines():
+        for line in messages.getvalue().splitlines():
             if not line.startswith(PADDLE_WARNS):
                 print(line, file=sys.stderr)
 

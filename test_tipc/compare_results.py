@@ -59,23 +59,23 @@ def main(argv: Sequence[str]) -> int:
     folders = sorted(path for path in glob.glob(args.predict_dir) if Path(path).is_dir())
     if not folders:
         raise RunError(f"no folder matches {args.predict_dir}")
-    judge = judge_labels(args.gt_dir, args.num_classes) if args.gt_dir else judge_recipe(args.config, args.task)
+    score = score_labels(args.gt_dir, args.num_classes) if args.gt_dir else score_recipe(args.config, args.task)
     stored = {} if args.write else {precision_of(path): path for path in sorted(glob.glob(args.metric_file))}
     if not stored and not args.write:
         raise RunError(f"no stored figures match {args.metric_file}; look at this run's results, then --write them")
     good = True
     for folder in folders:
         name, precision = Path(folder).name, precision_of(folder)
-        figures = judge(Path(folder))
+        scores = score(Path(folder))
         if args.write:
             file = Path(args.metric_file.replace("*", precision))
-            write(file, figures)
+            write(file, scores)
             print(f"{file}: written from {name}")
             continue
         if precision not in stored:
             raise RunError(f"no stored figures of precision {precision} for {name}")
-        faults = differences(read(stored[precision]), figures, args.atol, args.rtol)
-        print("\n".join(faults or [f"{key}: {value:.6f}" for key, value in figures.items()]))
+        faults = differences(read(stored[precision]), scores, args.atol, args.rtol)
+        print("\n".join(faults or [f"{key}: {value:.6f}" for key, value in scores.items()]))
         if faults:
             good = False
             pair = f"The results of {name} and the results of {stored[precision]}"
@@ -118,34 +118,36 @@ def read(path: str) -> dict[str, float]:
     return found
 
 
-def write(path: Path, figures: Mapping[str, float]) -> None:
+def write(path: Path, scores: Mapping[str, float]) -> None:
     """Store figures."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{name}: {value:.6f}\n" for name, value in figures.items()), encoding="utf-8")
+    path.write_text("".join(f"{name}: {value:.6f}\n" for name, value in scores.items()), encoding="utf-8")
 
 
 def differences(stored: Mapping[str, float], found: Mapping[str, float], atol: float, rtol: float) -> list[str]:
     """What of the stored figures is missing or too far away, one line each."""
     faults = []
-    for name, wanted in stored.items():
+    for name, expected in stored.items():
         if name not in found:
-            faults.append(f"{name}: stored {wanted:.6f}, not measured")
-        elif not abs(found[name] - wanted) <= atol + rtol * abs(wanted):  # also when it is not a number
-            faults.append(f"{name}: {found[name]:.6f}, stored {wanted:.6f}, allowed {atol + rtol * abs(wanted):.6f}")
+            faults.append(f"{name}: stored {expected:.6f}, not measured")
+        elif not abs(found[name] - expected) <= atol + rtol * abs(expected):  # also when it is not a number
+            faults.append(
+                f"{name}: {found[name]:.6f}, stored {expected:.6f}, allowed {atol + rtol * abs(expected):.6f}"
+            )
     return faults
 
 
-Judge = Callable[[Path], dict[str, float]]
+Score = Callable[[Path], dict[str, float]]
 
 
-def judge_labels(gt_dir: str, num_classes: int) -> Judge:
+def score_labels(gt_dir: str, num_classes: int) -> Score:
     """Figures of a folder of masks against label images of the same names; sizes are matched by nearest pixel."""
     from PIL import Image
 
     from ppvision.metrics import MeanIoU
     from ppvision.predict.results import Mask
 
-    def judge(folder: Path) -> dict[str, float]:
+    def score(folder: Path) -> dict[str, float]:
         metric = MeanIoU(num_classes)
         for path in sorted(Path(gt_dir).glob("*.png")):
             label = np.array(Image.open(path))
@@ -153,10 +155,10 @@ def judge_labels(gt_dir: str, num_classes: int) -> Judge:
             metric.update([Mask(path.name, np.array(mask))], [{"label": label}])
         return finite(metric.compute())
 
-    return judge
+    return score
 
 
-def judge_recipe(config: str, task: str | None) -> Judge:
+def score_recipe(config: str, task: str | None) -> Score:
     """Figures of a folder of results against the recipe's validation data, by the recipe's metrics, and what else tells
     one set of results from another (`EXTRA`)."""
     from ppvision.config import Component, build, load
@@ -175,9 +177,9 @@ def judge_recipe(config: str, task: str | None) -> Judge:
     known = {key: getattr(dataset, key) for key in ("num_classes", "class_names", "ignore_index")}
     specs = [{"type": m} if isinstance(m, str) else m for m in cfg.eval.metrics]
 
-    def judge(folder: Path) -> dict[str, float]:
+    def score(folder: Path) -> dict[str, float]:
         metrics = [build("metric", Component(m, f"eval.metrics.{i}", cfg.where), **known) for i, m in enumerate(specs)]
-        metrics = [m for m in metrics if m.judges == "results"]
+        metrics = [m for m in metrics if m.reads == "results"]
         for metric in metrics:
             metric.bind(dataset)
         index = {Path(r["image"]).resolve(): r for r in json.loads((folder / "predictions.json").read_text())}
@@ -191,10 +193,10 @@ def judge_recipe(config: str, task: str | None) -> Judge:
             targets.append(batch["target"][0])
         for metric in metrics:
             metric.update(results, targets)
-        figures = {key: value for metric in metrics for key, value in metric.compute().items()}
-        return finite(figures | (EXTRA[name](results, targets) if name in EXTRA else {}))
+        scores = {key: value for metric in metrics for key, value in metric.compute().items()}
+        return finite(scores | (EXTRA[name](results, targets) if name in EXTRA else {}))
 
-    return judge
+    return score
 
 
 def _mask(folder: Path, record: Mapping[str, Any], classes: int) -> Any:
@@ -268,9 +270,9 @@ EXTRA: dict[str, Callable[..., dict[str, float]]] = {
 }
 
 
-def finite(figures: Mapping[str, float]) -> dict[str, float]:
+def finite(scores: Mapping[str, float]) -> dict[str, float]:
     """The figures that are numbers: average precision of a size that does not occur is none."""
-    return {key: float(value) for key, value in figures.items() if math.isfinite(value)}
+    return {key: float(value) for key, value in scores.items() if math.isfinite(value)}
 
 
 if __name__ == "__main__":

@@ -271,11 +271,11 @@ class Pool:
                 path, name = waiting.get_nowait()
             except Empty:
                 return
-            said = Path(OUTPUT) / name / f"{self.mode}.txt"
-            said.parent.mkdir(parents=True, exist_ok=True)
-            print(f"{name}: started, output in {said}", flush=True)
+            output = Path(OUTPUT) / name / f"{self.mode}.txt"
+            output.parent.mkdir(parents=True, exist_ok=True)
+            print(f"{name}: started, output in {output}", flush=True)
             clock = time.monotonic()
-            with open(said, "wb") as file:
+            with open(output, "wb") as file:
                 folder = "benchmark" if self.mode == "benchmark_train" else self.mode
                 (Path(OUTPUT) / name / folder / "summary.json").unlink(missing_ok=True)
                 status = self._child(["prepare", path, self.mode], file, name)

@@ -110,9 +110,9 @@ def test_constraints_lie_inside_the_ranges_of_setup():
         if line and not line.startswith("#"):
             pin = Requirement(line)
             pins[pin.name.lower().replace("_", "-")] = str(pin.specifier).removeprefix("==")
-    wanted = re.findall(r'"([A-Za-z][\w-]*>=[^"]+)"', (ROOT / "setup.py").read_text("utf-8"))
+    declared = re.findall(r'"([A-Za-z][\w-]*>=[^"]+)"', (ROOT / "setup.py").read_text("utf-8"))
     checked = 0
-    for text in wanted:
+    for text in declared:
         requirement = Requirement(text)
         if requirement.name == "openvino":
             continue  # not part of what `make` installs

@@ -105,7 +105,7 @@ class TestThreads:
         monkeypatch.setattr(threads, "usable_cores", lambda: 6)
 
     @pytest.mark.parametrize(
-        ("wanted", "given", "chosen"),
+        ("num_threads", "given", "chosen"),
         [
             (None, {}, "6"),
             (None, {"PADDLE_TRAINERS_NUM": "2"}, "3"),
@@ -119,9 +119,9 @@ class TestThreads:
             (4, {"OMP_NUM_THREADS": "5"}, "4"),
         ],
     )
-    def test_chosen(self, wanted, given, chosen):
+    def test_chosen(self, num_threads, given, chosen):
         environment = dict(given)
-        choose_threads(wanted, environment)
+        choose_threads(num_threads, environment)
         assert environment == {**given, "OMP_NUM_THREADS": chosen}
 
     def test_too_late_changes_nothing(self, monkeypatch):
@@ -294,5 +294,9 @@ class TestCommandLine:
         from ppvision.cli import main
 
         assert main(["train", "-c", str(recipe), *flags]) == 2
-        said = capsys.readouterr().err
-        assert "'train.threads' must be an integer from 1 to 1024" in said and where in said and said.count("\n") == 1
+        message = capsys.readouterr().err
+        assert (
+            "'train.threads' must be an integer from 1 to 1024" in message
+            and where in message
+            and message.count("\n") == 1
+        )

@@ -197,11 +197,11 @@ def test_train_resume_evaluate_export_predict(name, tmp_path, monkeypatch):
     path, run, again = tmp_path / "recipe.yml", tmp_path / "run", tmp_path / "again"
     path.write_text(yaml.safe_dump(spec))
 
-    figures = ppvision.train(path, [f"train.save_dir={run}"])
-    assert train_with_a_kill(path, again, [], monkeypatch) == figures
+    metrics = ppvision.train(path, [f"train.save_dir={run}"])
+    assert train_with_a_kill(path, again, [], monkeypatch) == metrics
     assert_same_checkpoint(run / "iter_4", again / "iter_4")
     assert [r["loss"] for r in records(run) if r["kind"] == "train"][-1] > 0
-    assert ppvision.evaluate(path, weights=str(run / "latest")) == figures
+    assert ppvision.evaluate(path, weights=str(run / "latest")) == metrics
 
     folder = exported(path, run / "best_model", tmp_path / "export")
     rng = np.random.default_rng(1)
@@ -262,8 +262,8 @@ class TestSmallRecipes:
         recipe = ROOT / "configs/cae_v2/cae_v2_fashion_linear_mini.yml"
         _, _, source = pretrained
         overrides = [f"data.root={idx}", *SHORT, f"model.weights={source}/latest"]
-        figures = ppvision.train(recipe, [*overrides, f"train.save_dir={tmp_path}/run"])
-        assert set(figures) >= {"top1"}
+        metrics = ppvision.train(recipe, [*overrides, f"train.save_dir={tmp_path}/run"])
+        assert set(metrics) >= {"top1"}
         before, after = read(source / "latest/model.pdparams"), read(tmp_path / "run/latest/model.pdparams")
         assert set(after) - set(before) == {"head.weight", "head.bias", "fc_norm._mean", "fc_norm._variance"}
         for key, value in before.items():
@@ -287,11 +287,11 @@ class TestSmallRecipes:
     def test_maformer(self, idx, tmp_path, monkeypatch):
         recipe = ROOT / "configs/maformer/maformer_fashion_mini.yml"
         overrides = [f"data.root={idx}", *SHORT]
-        figures = train_with_a_kill(recipe, tmp_path / "run", overrides, monkeypatch)
+        metrics = train_with_a_kill(recipe, tmp_path / "run", overrides, monkeypatch)
         straight = ppvision.train(recipe, [*overrides, f"train.save_dir={tmp_path}/straight"])
-        assert figures == straight
+        assert metrics == straight
         assert_same_checkpoint(tmp_path / "run/iter_4", tmp_path / "straight/iter_4")
-        assert ppvision.evaluate(recipe, overrides, weights=str(tmp_path / "run/latest")) == figures
+        assert ppvision.evaluate(recipe, overrides, weights=str(tmp_path / "run/latest")) == metrics
         self.classes(exported(recipe, tmp_path / "run/latest", tmp_path / "export", overrides))
 
     def test_segmentation_on_a_pre_trained_encoder(self, tmp_path, monkeypatch, capsys):
@@ -303,9 +303,9 @@ class TestSmallRecipes:
         overrides = [f"data.root={tmp_path}/street", "data.workers=0", *SHORT]
         overrides += [f"model.weights={tmp_path}/encoder.pdparams", "eval.batch_size=2"]
         run = tmp_path / "run"
-        figures = train_with_a_kill(recipe, run, overrides, monkeypatch)
-        assert "starting weights" in capsys.readouterr().out and 0 <= figures["mIoU"] <= 1
-        assert ppvision.evaluate(recipe, overrides, weights=str(run / "latest")) == figures
+        metrics = train_with_a_kill(recipe, run, overrides, monkeypatch)
+        assert "starting weights" in capsys.readouterr().out and 0 <= metrics["mIoU"] <= 1
+        assert ppvision.evaluate(recipe, overrides, weights=str(run / "latest")) == metrics
         folder = exported(recipe, run / "latest", tmp_path / "export", overrides)
         (photo,) = list((tmp_path / "street/leftImg8bit/val").rglob("*.png"))[:1]
         (result,) = ppvision.Predictor(str(folder))([str(photo)])
@@ -320,9 +320,9 @@ class TestSmallRecipes:
         overrides = [f"data.root={data}", *SHORT, "schedule.warmup_iters=0"]
         if distilled := "kd_detr" in recipe.parts:
             overrides.append("method.teacher.weights=null")
-        figures = train_with_a_kill(recipe, tmp_path / "run", overrides, monkeypatch)
+        metrics = train_with_a_kill(recipe, tmp_path / "run", overrides, monkeypatch)
         straight = ppvision.train(recipe, [*overrides, f"train.save_dir={tmp_path}/straight"])
-        assert figures == straight and "mAP" in figures
+        assert metrics == straight and "mAP" in metrics
         assert_same_checkpoint(tmp_path / "run/iter_4", tmp_path / "straight/iter_4")
         held = json.loads((tmp_path / "run/latest/state.json").read_text())["frozen"].keys()
         assert held == ({"teacher"} if distilled else set())

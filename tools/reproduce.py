@@ -58,7 +58,7 @@ def record(system: str, name: str, experiment: Experiment, outcome: Outcome, set
         "caveats": list(experiment.caveats),
         "quick": settings.quick,
         "seeds": list(settings.seeds),
-        "figures": outcome.figures,
+        "figures": outcome.metrics,
         "cost": cost,
         **described(),
         "command": f"python tools/reproduce.py {system} {name} --seeds {' '.join(map(str, settings.seeds))}",

@@ -217,19 +217,19 @@ def render_promises(dotted: str) -> str:
     """Public attributes and methods of a class, with their defaults and what the docstrings say of them."""
     module, _, name = dotted.rpartition(".")
     node = definition(ROOT / (module.replace(".", "/") + ".py"), name)
-    told = attributes(ast.get_docstring(node) or "")
+    documented = attributes(ast.get_docstring(node) or "")
     lines = ["| promise | default | |", "|---|---|---|"]
     for item in node.body:
-        if isinstance(item, ast.AnnAssign) and item.target.id in told and item.value is not None:
+        if isinstance(item, ast.AnnAssign) and item.target.id in documented and item.value is not None:
             default = ast.unparse(item.value)
             if isinstance(item.value, ast.Tuple) and item.value.elts:
                 default = ", ".join(map(ast.unparse, item.value.elts))
-            lines.append(f"| `{item.target.id}` | `{default}` | {told[item.target.id]} |")
+            lines.append(f"| `{item.target.id}` | `{default}` | {documented[item.target.id]} |")
         elif isinstance(item, ast.FunctionDef) and not item.name.startswith("_"):
             names = [arg.arg for arg in item.args.args if arg.arg not in ("self", "cls")]
             given = ", ".join([*names, *([f"*{item.args.vararg.arg}"] if item.args.vararg else [])])
-            said = " ".join((ast.get_docstring(item) or "").split("\n\n")[0].split())
-            lines.append(f"| `{item.name}({given})` | {default_of(item)} | {said.replace('|', '/')} |")
+            summary = " ".join((ast.get_docstring(item) or "").split("\n\n")[0].split())
+            lines.append(f"| `{item.name}({given})` | {default_of(item)} | {summary.replace('|', '/')} |")
     return "\n".join(lines) + "\n"
 
 

@@ -77,15 +77,15 @@ def torture(part: str, count: int, seed: int, folder: Path) -> Any:
         outcome = module.run(count, seed, folder, say)
     finally:
         signal.signal(signal.SIGTERM, before)
-    outcome.figures = {
+    outcome.metrics = {
         "tried": outcome.tried,
         "broken": len(outcome.broken),
         "seconds": round(time.monotonic() - started, 1),
-        **outcome.figures,
+        **outcome.metrics,
     }
     for line in outcome.broken:
         print(f"BROKEN {part}: {line}", flush=True)
-    print(f"{part}: {', '.join(f'{k} {v}' for k, v in outcome.figures.items())}", flush=True)
+    print(f"{part}: {', '.join(f'{k} {v}' for k, v in outcome.metrics.items())}", flush=True)
     return outcome
 
 
@@ -99,7 +99,7 @@ def record(path: Path, part: str, count: int, seed: int, outcome: Any) -> None:
         "kind": "measured",
         "model": outcome.model,
         "data": outcome.data,
-        "metrics": outcome.figures,
+        "metrics": outcome.metrics,
         "command": f"tools/torture.py {part} --count {count} --seed {seed}",
         "seed": seed,
         "machine": module.machine(),

@@ -43,26 +43,24 @@ def main(argv: Sequence[str]) -> int:
     cfg = recipe.resolved(parsed)
     recipe.start_paddle(cfg)
     if parsed.memory:
-        figures = plan(cfg, parsed.memory, parsed.values.get("processes", 1))
-        print(f"{figures['model']}, {figures['micro_batch']} images of {figures['size']} in a process, GiB")
-        for name, size in figures["gib"].items():
+        result = plan(cfg, parsed.memory, parsed.values.get("processes", 1))
+        print(f"{result['model']}, {result['micro_batch']} images of {result['size']} in a process, GiB")
+        for name, size in result["gib"].items():
             print(f"{name:12}{size:12.3f}")
-        return write(parsed.json, figures)
-    figures = measure(cfg, steps, warmup)
-    print(
-        f"{figures['model']}, batch {' x '.join(map(str, figures['shape']))}, {figures['device']}, {steps} repetitions"
-    )
+        return write(parsed.json, result)
+    result = measure(cfg, steps, warmup)
+    print(f"{result['model']}, batch {' x '.join(map(str, result['shape']))}, {result['device']}, {steps} repetitions")
     print(f"{'':12}{'median ms':>12}{'min ms':>12}{'images/s':>12}")
-    for name, row in figures["times"].items():
+    for name, row in result["times"].items():
         print(f"{name:12}{row['median_ms']:12.2f}{row['min_ms']:12.2f}{row['images_per_s']:12.2f}")
-    return write(parsed.json, figures)
+    return write(parsed.json, result)
 
 
-def write(path: str | None, figures: dict[str, Any]) -> int:
+def write(path: str | None, result: dict[str, Any]) -> int:
     """Leave the figures in a file, if one is named; exit status."""
     if path:
         try:
-            Path(path).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+            Path(path).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         except OSError as e:
             raise UserError(f"cannot write '{path}': {e.strerror}") from None
     return 0

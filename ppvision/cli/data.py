@@ -67,7 +67,7 @@ def make(parsed: Parsed) -> int:
     if len(parsed.names or ()) != 1 or not parsed.root:
         raise UserError("data make takes LAYOUT --root DIR")
     if parsed.size is not None and len(parsed.size) != 2:
-        raise UserError(f"{parsed.said['size']}: --size takes H W")
+        raise UserError(f"{parsed.spellings['size']}: --size takes H W")
     from ppvision.data.samples.make import make as write
 
     given = {"num_train": parsed.train, "num_val": parsed.val, "size": parsed.size, "seed": parsed.seed}
@@ -86,7 +86,7 @@ def check(parsed: Parsed) -> int:
     if parsed.format and not parsed.root:
         raise UserError("data check: --root is missing")
     if parsed.workers is not None and parsed.workers < 1:
-        raise UserError(f"{parsed.said['workers']}: at least one worker is needed")
+        raise UserError(f"{parsed.spellings['workers']}: at least one worker is needed")
     cfg = recipe.resolved(parsed) if parsed.config else None
     from ppvision.data import check as checks
 

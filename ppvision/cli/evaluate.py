@@ -25,9 +25,9 @@ def main(argv: Sequence[str]) -> int:
     from ppvision.predict.assemble import weights_of
 
     weights = weights_of(cfg, recipe.weights_of(parsed))
-    figures = evaluate(cfg, weights=weights, output=parsed.output_eval)
+    metrics = evaluate(cfg, weights=weights, output=parsed.output_eval)
     if parsed.output_eval:
-        write(parsed.output_eval, {"config": cfg.path, "weights": weights, "figures": figures})
+        write(parsed.output_eval, {"config": cfg.path, "weights": weights, "figures": metrics})
     return 0
 
 

@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
     if parsed.save_dir and parsed.output_dir:
         raise UserError("give --save_dir (used as it is) or --output_dir (the recipe's name is added), not both")
     if parsed.save_file and not parsed.save_file.endswith(".onnx"):
-        raise UserError(f"{parsed.said['save_file']}: --save_file names the ONNX file, <folder>/<name>.onnx")
+        raise UserError(f"{parsed.spellings['save_file']}: --save_file names the ONNX file, <folder>/<name>.onnx")
     cfg = recipe.resolved(parsed)
     weights = recipe.weights_of(parsed)
     folder = os.path.join(parsed.output_dir, cfg.name) if parsed.output_dir else parsed.save_dir

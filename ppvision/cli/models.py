@@ -56,8 +56,8 @@ def cost(name: str, size: tuple[int, int] | None = None) -> str:
 
     found, (height, width) = profile_model(name, size), size or zoo.entry(name).example
     counts = f"{found.params / 1e6:9.3f} M params {found.macs / 1e9:9.3f} G MACs"
-    figures = f"{counts} {found.activations / 1e6:9.3f} M activations"
-    return f"{figures}  {height}x{width}"
+    line = f"{counts} {found.activations / 1e6:9.3f} M activations"
+    return f"{line}  {height}x{width}"
 
 
 def parameters(name: str) -> int:

@@ -67,12 +67,12 @@ class Parsed:
     """What a command line says.
 
     Attributes:
-        values: by flag name. said: how each was spelled, for messages.
+        values: by flag name. spellings: how each was spelled, for messages.
         overrides: together with the flags, in order of appearance.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
-    said: dict[str, str] = field(default_factory=dict)
+    spellings: dict[str, str] = field(default_factory=dict)
     overrides: list[Override | Flag] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> Any:
@@ -95,7 +95,7 @@ def unquoted(text: str) -> str:
     return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
-def value_of(kind: Any, text: str, said: str) -> Any:
+def value_of(kind: Any, text: str, spelling: str) -> Any:
     """The text of one value as `kind`.
 
     Raises:
@@ -104,14 +104,14 @@ def value_of(kind: Any, text: str, said: str) -> Any:
     text = unquoted(text)
     if kind is bool:
         if text.lower() not in TRUE + FALSE:
-            raise UserError(f"{said} must be true or false, got '{text}'")
+            raise UserError(f"{spelling} must be true or false, got '{text}'")
         return text.lower() in TRUE
     if isinstance(kind, list):
-        return [value_of(kind[0], item, said) for item in re.split(r"[\s,]+", text.strip("[]() \t")) if item]
+        return [value_of(kind[0], item, spelling) for item in re.split(r"[\s,]+", text.strip("[]() \t")) if item]
     try:
         return kind(text)
     except ValueError:
-        raise UserError(f"{said} must be {KINDS[kind]}, got '{text}'") from None
+        raise UserError(f"{spelling} must be {KINDS[kind]}, got '{text}'") from None
 
 
 def parse_args(verb: str, table: Sequence[Flag], argv: Sequence[str]) -> Parsed:
@@ -125,15 +125,15 @@ def parse_args(verb: str, table: Sequence[Flag], argv: Sequence[str]) -> Parsed:
     opts = {key: flag for flag in table for key in flag.opts.split()}
     parsed, tokens = Parsed(), list(argv)
 
-    def put(flag: Flag, value: Any, said: str) -> None:
+    def put(flag: Flag, value: Any, spelling: str) -> None:
         if flag.refuse:
-            raise UserError(f"{said.split('=')[0]} is not supported: {flag.refuse}")
+            raise UserError(f"{spelling.split('=')[0]} is not supported: {flag.refuse}")
         for item in value if isinstance(value, list) else [value]:
             if flag.choices and item is not None and item not in flag.choices:
                 raise UserError(
-                    f"{said.split('=')[0].split()[0]} must be one of {', '.join(flag.choices)}, got '{item}'"
+                    f"{spelling.split('=')[0].split()[0]} must be one of {', '.join(flag.choices)}, got '{item}'"
                 )
-        parsed.values[flag.name], parsed.said[flag.name] = value, said
+        parsed.values[flag.name], parsed.spellings[flag.name] = value, spelling
         parsed.overrides.append(flag)
 
     def override(text: str, spelling: str) -> None:
@@ -211,10 +211,10 @@ def recipe_overrides(parsed: Parsed, recipe: Any = None) -> list[Override]:
         if isinstance(item, Override):
             result.append(item)
         elif item.key:
-            result.append(Override(item.key, parsed.values[item.name], parsed.said[item.name]))
+            result.append(Override(item.key, parsed.values[item.name], parsed.spellings[item.name]))
         elif item.to:
             changes = item.to(parsed.values[item.name], parsed, recipe)
-            result += [Override(k, v, parsed.said[item.name]) for k, v in changes.items()]
+            result += [Override(k, v, parsed.spellings[item.name]) for k, v in changes.items()]
     return result
 
 

@@ -97,7 +97,7 @@ def _stem(value: str, parsed: Parsed, recipe: Any) -> dict[str, Any]:
 
 def _opset(value: int, parsed: Parsed, recipe: Any) -> dict[str, Any]:
     if value != 17:
-        raise UserError(f"{parsed.said['opset_version']}: export writes opset 17 and no other")
+        raise UserError(f"{parsed.spellings['opset_version']}: export writes opset 17 and no other")
     return {}
 
 

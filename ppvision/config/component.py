@@ -146,29 +146,29 @@ PROTOCOL = {  # what a class named by a dotted path must define to be of a kind
 }
 
 
-def _attribute(module: str, attribute: str, kind: str, said: str) -> Any:
+def _attribute(module: str, attribute: str, kind: str, origin: str) -> Any:
     """A class named by a dotted path written by the user, or a builder function of a network library.
 
     A recipe names components; it must not be a way to call anything that can be imported.
     """
     if module.partition(".")[0] in sys.stdlib_module_names:
-        raise UserError(f"{said}: '{module}' belongs to Python itself and holds no components")
+        raise UserError(f"{origin}: '{module}' belongs to Python itself and holds no components")
     try:
         loaded = importlib.import_module(module)
     except (ImportError, ValueError) as e:
-        raise UserError(f"{said}: {e}") from None
+        raise UserError(f"{origin}: {e}") from None
     found = getattr(loaded, attribute, None)
     if not callable(found):
         names = [n for n, v in vars(loaded).items() if callable(v)]
-        raise UserError(f"{said}: module '{module}' has no '{attribute}'{did_you_mean(attribute, names)}")
+        raise UserError(f"{origin}: module '{module}' has no '{attribute}'{did_you_mean(attribute, names)}")
     if inspect.isclass(found):
         lacking = [name for name in PROTOCOL[kind] if name not in dir(found)]
         if lacking:
-            raise UserError(f"{said}: a {kind} defines {', '.join(PROTOCOL[kind])}; '{attribute}' lacks {lacking[0]}")
+            raise UserError(f"{origin}: a {kind} defines {', '.join(PROTOCOL[kind])}; '{attribute}' lacks {lacking[0]}")
     elif not (kind in ("model", "head", "loss") and inspect.isfunction(found)):
-        raise UserError(f"{said}: '{attribute}' is not a class")
+        raise UserError(f"{origin}: '{attribute}' is not a class")
     elif found.__module__.partition(".")[0] in sys.stdlib_module_names:
-        raise UserError(f"{said}: '{found.__module__}' belongs to Python itself and holds no components")
+        raise UserError(f"{origin}: '{found.__module__}' belongs to Python itself and holds no components")
     return found
 
 
@@ -246,8 +246,8 @@ def arguments(
         elif isinstance(value, Mapping) and one:
             kwargs[key] = part(value, place, parts[key])
         else:
-            wanted = "a mapping with 'type'" if one else "a list of mappings"
-            raise UserError(f"{where(place)}: '{place}' must be {wanted}, got {shown(value)}")
+            expected = "a mapping with 'type'" if one else "a list of mappings"
+            raise UserError(f"{where(place)}: '{place}' must be {expected}, got {shown(value)}")
     for name in names:
         absent = name not in kwargs and name not in supplied and parameters[name].default is inspect.Parameter.empty
         if absent and given is not None:
@@ -283,8 +283,8 @@ def build(kind: str, component: Component | Mapping, *, where: Where | None = No
     except ArgumentError as e:
         known = e.key.partition(".")[0] in schema(kind, factory)
         path = join(component.path, e.key) if known else component.path
-        said = f"'{path}' {e.reason}" if known else f"{component.type}: {e}"
-        raise UserError(f"{component.where(path)}: {said}") from e
+        message = f"'{path}' {e.reason}" if known else f"{component.type}: {e}"
+        raise UserError(f"{component.where(path)}: {message}") from e
     except UserError as e:
         origin = component.where(component.path)
         if type(e) is not UserError or str(e).startswith(origin.rpartition(":")[0] or origin):

@@ -96,7 +96,7 @@ class Config:
             if not condition:
                 raise UserError(f"{self.where(path)}: '{path}' {reason}")
 
-        train, judged, export = self.train, self.eval, self.export
+        train, evaluation, export = self.train, self.eval, self.export
         if train.iters is not None and train.epochs is not None:
             raise UserError(f"{self.where('train.epochs')}: give 'train.iters' or 'train.epochs', not both")
         need(train.ema is None or train.ema < 1, "train.ema", f"is a decay below 1, got {train.ema}")
@@ -120,9 +120,9 @@ class Config:
             need(0 <= min(mean) and max(mean) <= 255, "data.mean", f"lies in 0..255, got {shown(list(mean))}")
             unit = 0 < max(mean) <= 1 and max(std) <= 1
             need(not unit, "data.mean", "and 'data.std' are on the scale 0..255, not 0..1: multiply them by 255")
-        need(bool(judged.scales), "eval.scales", "needs at least one number; [1.0] is the image as it is")
-        if judged.slide is not None:
-            crop, stride = judged.slide["crop"], judged.slide["stride"]
+        need(bool(evaluation.scales), "eval.scales", "needs at least one number; [1.0] is the image as it is")
+        if evaluation.slide is not None:
+            crop, stride = evaluation.slide["crop"], evaluation.slide["stride"]
             fits = stride[0] <= crop[0] and stride[1] <= crop[1]
             reason = f"{list(stride)} is larger than 'crop' {list(crop)}; pixels between windows would be missed"
             need(fits, "eval.slide.stride", reason)

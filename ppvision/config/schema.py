@@ -66,7 +66,7 @@ class Train:
 
 
 class Best(TypedDict, total=False):
-    """Which figure decides what `best_model` is; without a name the first one of the first metric."""
+    """Which metric decides what `best_model` is; without a name the first one of the first metric."""
 
     name: str | None
     mode: Literal["max", "min"]

@@ -205,10 +205,10 @@ def read(path: str, origin: str = "", parents: tuple[str, ...] = ()) -> tuple[di
     Args:
         origin: who asked for the file, for messages; parents: files being read, to find cycles.
     """
-    said = f"{origin}: " if origin else ""
+    prefix = f"{origin}: " if origin else ""
     real = os.path.realpath(path)
     if real in parents:
-        raise UserError(f"{said}'{path}' is its own _base_")
+        raise UserError(f"{prefix}'{path}' is its own _base_")
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
@@ -216,14 +216,14 @@ def read(path: str, origin: str = "", parents: tuple[str, ...] = ()) -> tuple[di
         folder = os.path.dirname(path) or "."
         names = os.listdir(folder) if os.path.isdir(folder) else []
         near = difflib.get_close_matches(os.path.basename(path), names, 1, 0.7)  # a shared suffix alone is not near
-        raise UserError(f"{said}no file '{path}'" + (f"; did you mean '{near[0]}'?" if near else "")) from None
+        raise UserError(f"{prefix}no file '{path}'" + (f"; did you mean '{near[0]}'?" if near else "")) from None
     except UnicodeDecodeError:
-        raise UserError(f"{said}'{path}' is not UTF-8 text") from None
+        raise UserError(f"{prefix}'{path}' is not UTF-8 text") from None
     except (OSError, ValueError) as e:
-        raise UserError(f"{said}cannot read '{path}': {getattr(e, 'strerror', None) or e}") from None
+        raise UserError(f"{prefix}cannot read '{path}': {getattr(e, 'strerror', None) or e}") from None
     tree, origins = parse(text, lambda line: f"{path}:{line}")
     if tree is None:
-        raise UserError(f"{said}'{path}' is empty; a recipe is a mapping of sections (model:, data:, train: ...)")
+        raise UserError(f"{prefix}'{path}' is empty; a recipe is a mapping of sections (model:, data:, train: ...)")
     if not isinstance(tree, dict):
         raise UserError(f"{path}:1: a recipe is a mapping of sections (model:, data:, train: ...)")
     bases = tree.pop("_base_", None) or []

@@ -224,10 +224,10 @@ class SegmentationDataset(Dataset):
 
     def without_image(self, folder: str, suffix: str) -> list[str]:
         """Faults, for `part`: label files below `folder` that belong to no image of the data set."""
-        wanted = set(self.labels)
+        labels = set(self.labels)
         top = os.path.join(self.root, folder)
         paths = sorted(os.path.join(d, f) for d, _, files in os.walk(top) for f in files if f.endswith(suffix))
-        return [f"{path}: label has no image" for path in paths if os.path.relpath(path, self.root) not in wanted]
+        return [f"{path}: label has no image" for path in paths if os.path.relpath(path, self.root) not in labels]
 
     def _is_turned(self, index: int) -> bool:
         return io.orientation(io.read_bytes(self.name(index))) >= 5

@@ -166,9 +166,9 @@ class Loader:
     ) -> tuple[dict[str, Any] | None, list[tuple[int, str]]]:
         """The batch of these samples (None if none is left) and the bad ones met, at most `skip_bad` + 1 of them."""
         samples, bad = [], {}
-        for wanted, number in zip(indices.tolist(), passes.tolist()):
+        for first, number in zip(indices.tolist(), passes.tolist()):
             for step in range(len(self.dataset) if replace else 1):
-                index = (wanted + step) % len(self.dataset)
+                index = (first + step) % len(self.dataset)
                 if index in bad:
                     continue
                 if progress is not None:

@@ -116,10 +116,10 @@ class Order:
         offsets = positions % self.num_samples
         if not self.shuffle:
             return offsets, passes
-        wanted = np.unique(passes)
-        self._permutations = {int(p): self._permutation(int(p)) for p in wanted}
+        needed = np.unique(passes)
+        self._permutations = {int(p): self._permutation(int(p)) for p in needed}
         indices = np.empty_like(offsets)
-        for p in wanted:
+        for p in needed:
             indices[passes == p] = self._permutations[int(p)][offsets[passes == p]]
         return indices, passes
 

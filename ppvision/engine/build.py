@@ -190,11 +190,11 @@ def load_method(cfg: Config, net: nn.Layer, source: str | Path) -> Method:
 
 
 def check_best(cfg: Config, evaluator: Evaluator) -> None:
-    """Refuse a rule for the best model that names no figure, or takes the worst for the best."""
-    rule, figures = cfg.eval.best, evaluator.figures()
-    name = rule.get("name") or next(iter(figures))
-    if name not in figures:
-        raise UserError(f"{cfg.where('eval.best.name')}: no figure '{name}' among {', '.join(figures)}")
+    """Refuse a rule for the best model that names no metric, or takes the worst for the best."""
+    rule, metrics = cfg.eval.best, evaluator.compute()
+    name = rule.get("name") or next(iter(metrics))
+    if name not in metrics:
+        raise UserError(f"{cfg.where('eval.best.name')}: no figure '{name}' among {', '.join(metrics)}")
     falling = any(metric.smaller_is_better and name in metric.compute() for metric in evaluator.metrics)
     if falling and rule.get("mode", "max") == "max":
         raise UserError(f"{cfg.where('eval.best')}: '{name}' is better when it is smaller; set eval.best.mode: min")

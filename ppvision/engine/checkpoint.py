@@ -1,10 +1,10 @@
 """Checkpoints that survive a crash: a folder per step, written aside, checksummed, fsynced, renamed.
 
-    <run>/iter_500/  model.pdparams    what was evaluated (the average if one is kept); keys of the network, with
+    <run>/iter_500/  model.pdparams    what was evaluated (the EMA if one is kept); keys of the network, with
                                        several deployables behind "<name>."
                      method.pdparams   raw weights and the rest of the Method, without its frozen parts
                      optimizer.pdopt   accumulators by structured parameter name
-                     ema.pdparams      the averages, if kept
+                     ema.pdparams      the EMA, if kept
                      config.yml        the resolved recipe
                      state.json        step, best score, log sums, scaler, versions, sources of frozen parts
                      SHA256SUMS        of all the above, written last

@@ -73,8 +73,8 @@ def check_continuity(
     before, now = earlier.train.batch_size, cfg.train.batch_size
     breaking.pop("train.batch_size", None)
     if before * processes[0] != now * processes[1]:  # what counts is the batch of all processes together
-        told = [f"{n} in {p} processes" for n, p in zip((before, now), processes, strict=True)]
-        breaking["train.batch_size"] = (before, now) if processes[0] == processes[1] else (told[0], told[1])
+        sizes = [f"{n} in {p} processes" for n, p in zip((before, now), processes, strict=True)]
+        breaking["train.batch_size"] = (before, now) if processes[0] == processes[1] else (sizes[0], sizes[1])
     if breaking:
         key = next(iter(breaking))
         raise UserError(

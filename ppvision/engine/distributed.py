@@ -35,7 +35,7 @@ def start() -> None:
 
 
 @paddle.no_grad()
-def average_(tensors: Iterable[Tensor]) -> None:
+def all_reduce_mean(tensors: Iterable[Tensor]) -> None:
     """Replace each tensor by its mean over the ranks. One message per data type; sums run in float32."""
     if world_size() == 1:
         return

@@ -12,17 +12,18 @@ import paddle
 from paddle import Tensor, nn
 
 
-class Average:
+class EMA:
     """value = d value + (1 - d) weight after each update, with d = min(decay, (1 + n) / (10 + n)) at update n so that
     the start counts little. Integer entries follow the weights.
 
     Args:
         layers: what `Method.averaged` gives, by name.
-        decay: of the average, below 1.
+        decay: below 1.
     """
 
     def __init__(self, layers: Mapping[str, nn.Layer], decay: float):
-        self.decay, self.updates = decay, 0
+        self.decay = decay
+        self.updates = 0
         self._live = {f"{name}.{k}": t for name, layer in layers.items() for k, t in layer.state_dict().items()}
         self._mean = {
             k: t.detach().astype("float32").clone() if _floating(t) else t.detach().clone()
@@ -43,7 +44,7 @@ class Average:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The layers hold the average inside this context and their own weights after it."""
+        """The layers hold the EMA inside this context and their own weights after it."""
         kept = {k: t.detach().clone() for k, t in self._live.items()}
         try:
             for key, live in self._live.items():
@@ -54,7 +55,7 @@ class Average:
                 live.set_value(kept[key])
 
     def state(self) -> dict[str, np.ndarray]:
-        """The averages, by `<layer>.<key>`."""
+        """The means, by `<layer>.<key>`."""
         return {k: t.numpy() for k, t in self._mean.items()}
 
     def load(self, state: Mapping[str, np.ndarray], updates: int) -> None:

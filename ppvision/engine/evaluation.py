@@ -24,13 +24,13 @@ def evaluate(
     weights: str | None = None,
     output: str | Path | None = None,
 ) -> dict[str, float]:
-    """Figures of a recipe's model on its validation data.
+    """Metrics of a recipe's model on its validation data.
 
     Args:
         config: recipe.
         overrides: `key=value` strings.
         weights: file or folder; default by the rule of `predict.assemble`.
-        output: folder that gets what the metrics write besides their figures: detections, curves, pictures.
+        output: folder that gets what the metrics write besides their values: detections, curves, pictures.
 
     Raises:
         UserError: recipe, data or weights are wrong; `output` cannot be written.
@@ -44,17 +44,17 @@ def evaluate(
     if evaluator.wants_losses:
         evaluator.attach(load_method(cfg, net, source))
     started = time.time()
-    figures = evaluator(zoo.deployables(net), progress=distributed.rank() == 0)
+    metrics = evaluator(zoo.deployables(net), progress=distributed.rank() == 0)
     if distributed.rank() == 0:
         images = len(evaluator.loader.dataset)
-        line = f"[EVAL] #Images: {images} " + " ".join(f"{k}: {v:.4f}" for k, v in figures.items())
+        line = f"[EVAL] #Images: {images} " + " ".join(f"{k}: {v:.4f}" for k, v in metrics.items())
         print(stamped(line), flush=True)
         for metric in evaluator.metrics:
             _print_table(metric.table())
         print(f"{images / (time.time() - started):.2f} images/s", flush=True)
         if output is not None:
             write_details(evaluator, Path(output))
-    return figures
+    return metrics
 
 
 def write_details(evaluator: Evaluator, folder: Path) -> None:

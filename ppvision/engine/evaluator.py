@@ -21,33 +21,37 @@ from ppvision.predict.tasks.base import Task
 
 
 class Evaluator:
-    """Judges deployables on a data set. Metrics are merged over ranks, so they do not depend on the number of
+    """Evaluates deployables on a data set. Metrics are merged over ranks, so they do not depend on the number of
     processes.
 
     Args:
         task: turns outputs into results.
-        metrics: the first figure of the first one comes first.
+        metrics: the first value of the first one decides.
         loader: gives batches with `target`.
         mean: statistics of the networks' input, 0..255.
         std: likewise.
 
     Attributes:
-        wants_losses: whether a metric judges the method's own loss; `method` must then be set.
+        wants_losses: whether a metric reads the method's own loss; `method` must then be set.
         first: the first batch of the last pass, on the device, for pictures.
     """
 
     def __init__(self, task: Task, metrics: Sequence[Metric], loader: Any, mean: Sequence[float], std: Sequence[float]):
-        self.task, self.metrics, self.loader, self.mean, self.std = task, list(metrics), loader, mean, std
+        self.task = task
+        self.metrics = list(metrics)
+        self.loader = loader
+        self.mean = mean
+        self.std = std
         task.fill = tuple(mean)
         for metric in self.metrics:
             metric.bind(loader.dataset)
         self._empty = [metric.state() for metric in self.metrics]
-        self.wants_losses = any(metric.judges == "losses" for metric in self.metrics)
+        self.wants_losses = any(metric.reads == "losses" for metric in self.metrics)
         self.method: Method | None = None
         self.first: dict[str, Any] | None = None
 
     def attach(self, method: Method) -> None:
-        """Take the method whose loss is judged.
+        """Take the method whose loss is evaluated.
 
         Raises:
             UserError: it has no validation loss.
@@ -56,17 +60,17 @@ class Evaluator:
             raise UserError(f"eval.metrics: {type(method).__name__} has no validation loss for the metric 'loss'")
         self.method = method
 
-    def figures(self) -> dict[str, float]:
-        """Figures of what the metrics hold, the deciding one first; also tells which figures there are."""
+    def compute(self) -> dict[str, float]:
+        """The values of the metrics, the deciding one first; before the first batch, which there will be."""
         return {key: value for metric in self.metrics for key, value in metric.compute().items()}
 
     def __call__(
         self, nets: Mapping[str, Any], progress: bool = False, stop: Callable[[], bool] | None = None
     ) -> dict[str, float]:
-        """Figures of the networks, which must be in eval mode.
+        """The metrics of the networks, which must be in eval mode.
 
-        Samples of one batch whose pictures differ in size are judged apart, as the Predictor does it: a network that
-        looks at the whole image would see the padding, and the figure would depend on the batch size.
+        Samples of one batch whose pictures differ in size are evaluated apart, as the Predictor does it: a network that
+        looks at the whole image would see the padding, and the metric would depend on the batch size.
 
         Args:
             nets: the deployables.
@@ -87,14 +91,14 @@ class Evaluator:
                     return {}
                 for part in by_size(batch):
                     self.first = to_device(part) if self.first is None else self.first
-                    results = {kind: self._judged(kind, callables, part) for kind in {m.judges for m in self.metrics}}
+                    results = {kind: self._results(kind, callables, part) for kind in {m.reads for m in self.metrics}}
                     for metric in self.metrics:
-                        metric.update(results[metric.judges], part["target"])
+                        metric.update(results[metric.reads], part["target"])
         for metric in self.metrics:
             metric.load(metric.merge(distributed.gather(metric.state())))
-        return self.figures()
+        return self.compute()
 
-    def _judged(self, kind: str, nets: Mapping[str, EagerNet], batch: dict[str, Any]) -> list[Any]:
+    def _results(self, kind: str, nets: Mapping[str, EagerNet], batch: dict[str, Any]) -> list[Any]:
         """What metrics of a kind are given, one entry per sample."""
         if kind == "losses":
             losses = self.method.validate(to_device(batch))

@@ -55,7 +55,7 @@ class Group:
                 (parameter * 0).sum().backward()
         # one message for all
         raised = paddle.to_tensor([float(flag) for flag in flags])
-        distributed.average_([raised, used, *(p.grad for p in parameters)])
+        distributed.all_reduce_mean([raised, used, *(p.grad for p in parameters)])
         # missing on every rank: weight decay must not move it, as it does not with one process
         for parameter, share in zip(parameters, used.numpy(), strict=True):
             if share == 0:

@@ -61,7 +61,9 @@ class RunLog:
     def __init__(
         self, run_dir: Path, total: int, *, vdl: bool = False, vdl_dir: str | None = None, quiet: bool = False
     ):
-        self.run_dir, self.total, self.quiet = run_dir, total, quiet
+        self.run_dir = run_dir
+        self.total = total
+        self.quiet = quiet
         self._bar: Any = None
         self._writer: Any = None
         self._text = self._records = None

@@ -33,7 +33,7 @@ RESOLVED = "# A resolved recipe, written by ppvision.\n"
 
 
 def train(config: str | Path | Config, overrides: Sequence[str] = ()) -> dict[str, float]:
-    """Train a recipe to its end, or continue it; returns the last evaluation's figures (empty without evaluation).
+    """Train a recipe to its end, or continue it; returns the last evaluation's metrics (empty without evaluation).
 
     Raises:
         UserError: the recipe, the data or the weights are wrong; the run folder is in use and neither `--resume` nor
@@ -99,7 +99,7 @@ class Run:
             self._load(resumed)
 
     def fit(self) -> dict[str, float]:
-        """Run to the end; returns the last figures."""
+        """Run to the end; returns the last metrics."""
         if self.rank == 0:
             self._open_folder()
         distributed.barrier()
@@ -125,7 +125,7 @@ class Run:
         length = self.length
         log = self.log
         accumulate = self.cfg.train.accumulate
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         profiler = StepProfiler(parse_profiler(self.cfg.train.profiler)) if self.cfg.train.profiler else None
         progress.start(trainer.step)
         with contextlib.closing(self.loader.stream(trainer.step * accumulate)) as batches:
@@ -139,7 +139,7 @@ class Run:
                 step = trainer.step
                 if profiler is not None and profiler.step(accumulate * self.cfg.train.batch_size):
                     log.info(f"profiled up to iter {step}; ended as exit_on_finished asks")
-                    return figures
+                    return metrics
                 # log
                 progress.collect(terms)
                 log.advance(step, terms.get("loss"))
@@ -150,8 +150,8 @@ class Run:
                 if self.evaluator is not None and (last or step % length.eval_interval == 0):
                     found = self._evaluate(step)
                     if found:
-                        figures = found
-                        improved = self.best.update(figures, step)
+                        metrics = found
+                        improved = self.best.update(metrics, step)
                         log.info(self.best.line())
                 # save
                 due = last or step % length.save_interval == 0
@@ -165,7 +165,7 @@ class Run:
             raise RunError(f"{self.folder}: every one of the {trainer.step} updates was skipped; nothing was learnt")
         if trainer.stop_requested and trainer.step < length.total:
             log.info(f"stopped by a signal at iter {trainer.step}; saved, continue with --resume")
-        return figures
+        return metrics
 
     def _update(self, micro_batches: list[dict[str, Any]]) -> dict[str, float]:
         """One update of the trainer; the batch of a skipped one is kept for inspection.
@@ -203,20 +203,20 @@ class Run:
         """Metrics of the deployables; none when a signal came meanwhile, since saving comes first."""
         started = time.perf_counter()
         with self.trainer.evaluating() as nets:
-            stop = (lambda: self.trainer.stop_wanted) if self.world == 1 else None
-            figures = self.evaluator(nets, stop=stop)
-            if figures and self.rank == 0:
+            stop = (lambda: self.trainer.stop_requested) if self.world == 1 else None
+            metrics = self.evaluator(nets, stop=stop)
+            if metrics and self.rank == 0:
                 self.log.pictures(step, self.trainer.method.pictures(self.evaluator.first))
             self.evaluator.first = None
-        if not figures:
+        if not metrics:
             self.trainer.stop_requested = True
             return {}
-        self.log.evaluation(step, len(self.evaluator.loader.dataset), figures, time.perf_counter() - started)
-        return figures
+        self.log.evaluation(step, len(self.evaluator.loader.dataset), metrics, time.perf_counter() - started)
+        return metrics
 
     def _save(self, step: int) -> None:
         """Write `iter_<step>`. Every rank comes here: some of what is saved lies on all of them."""
-        self.trainer.average_buffers()
+        self.trainer.sync_buffers()
         state = {"trainer": self.trainer.state()}
         for part in self.lasting:
             state |= part.state()
@@ -332,7 +332,7 @@ class Run:
         """SIGTERM means: finish this update, save, end well (a preempted machine)."""
 
         def note(number: int, frame: Any) -> None:
-            self.trainer.stop_wanted = True  # the next update tells the other ranks
+            self.trainer.stop_requested = True  # the next update tells the other ranks
 
         before = signal.signal(signal.SIGTERM, note)
         try:

@@ -31,7 +31,9 @@ class Schedule:
     def __init__(self, lr: float, total: int, *, warmup_iters: int = 0, warmup_start_lr: float = 0.0):
         at_least(0, lr=lr, warmup_iters=warmup_iters)
         at_least(1, total=total)
-        self.lr, self.total, self.warmup_iters = lr, total, warmup_iters
+        self.lr = lr
+        self.total = total
+        self.warmup_iters = warmup_iters
         self.warmup_start_lr = _rate("warmup_start_lr", warmup_start_lr, lr)
 
     def __call__(self, step: int) -> float:

@@ -1,7 +1,7 @@
 """One update of any Method: its due phases, each an optimizer step over the micro-batches.
 
 A phase is: freeze the other groups; sum the denominators over micro-batches and ranks; per micro-batch forward under
-AMP, check the loss, backward; average the gradients over the ranks; unscale, check the norm, clip, step. What is not
+AMP, check the loss, backward; mean of the gradients over the ranks; unscale, check the norm, clip, step. What is not
 finite on any rank is a `Fault` on all of them, and undone in one place: batch-norm statistics go back to where they
 were, gradients are forgotten, the rest of the update is skipped. Statistics matter as much as weights: `relu(nan)` is
 0, so weights and scores can look sane while they are already ruined.
@@ -19,7 +19,7 @@ import paddle
 from paddle import Tensor
 
 from ppvision.engine import distributed
-from ppvision.engine.ema import Average
+from ppvision.engine.ema import EMA
 from ppvision.engine.fault import Fault
 from ppvision.engine.group import Group, MakeGroup, make_groups
 from ppvision.engine.optimizer import load_optimizer_state, optimizer_state
@@ -51,7 +51,7 @@ class Trainer:
         step: updates made, skipped ones included.
         skipped: of these.
         last_fault: why the last skipped update was skipped.
-        stop_wanted: set on any rank, by a signal.
+        stop_requested: set on any rank, by a signal.
         stop_requested: what the ranks agreed on in the last update.
     """
 
@@ -83,7 +83,7 @@ class Trainer:
         self.skipped = 0
         self.bad_in_a_row = 0
         self.last_fault: Fault | None = None
-        self.stop_wanted = False
+        self.stop_requested = False
         self.stop_requested = False
         method.train()
         if recompute:
@@ -98,7 +98,7 @@ class Trainer:
         self.scaler = LossScaler(loss_scale if scaled else 1.0, enabled=scaled)
         self._buffers = self._find_buffers()
         distributed.broadcast_(method.trained_state().values())
-        self.average = Average(method.averaged(), ema) if ema else None
+        self.ema = EMA(method.averaged(), ema) if ema else None
         self._checked: set[str] = set()
 
     def update(self, micro_batches: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -138,9 +138,9 @@ class Trainer:
         # teacher momentum, ramps
         self.method.on_update(self.step)
         # EMA of weights and of statistics, which are the same on all ranks before
-        if self.average is not None:
-            self.average_buffers()
-            self.average.update()
+        if self.ema is not None:
+            self.sync_buffers()
+            self.ema.update()
         return self._floats(logs)
 
     def _run(self, phase: Phase, batches: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
@@ -207,7 +207,7 @@ class Trainer:
         Raises:
             Fault: on every rank when any rank has one.
         """
-        any_fault, any_stop = group.reduce(fault is not None, self.stop_wanted)
+        any_fault, any_stop = group.reduce(fault is not None, self.stop_requested)
         self.stop_requested = any_stop
         if fault is not None:
             raise fault
@@ -239,20 +239,20 @@ class Trainer:
         self.scaler.after(overflow=False)
         return {"grad_norm": norm}
 
-    def average_buffers(self) -> None:
+    def sync_buffers(self) -> None:
         """Make batch-norm statistics the mean over the ranks."""
-        distributed.average_(self._buffers.values())
+        distributed.all_reduce_mean(self._buffers.values())
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[dict[str, Any]]:
-        """The deployables in eval mode, holding the average if there is one; training mode and raw weights return
+        """The deployables in eval mode, holding the EMA if there is one; training mode and raw weights return
         afterwards.
         """
-        self.average_buffers()
+        self.sync_buffers()
         nets = self.method.deployables()
         self.method.eval()
         try:
-            with self.average.applied() if self.average is not None else contextlib.nullcontext(), paddle.no_grad():
+            with self.ema.applied() if self.ema is not None else contextlib.nullcontext(), paddle.no_grad():
                 yield nets
         finally:
             self.method.train()
@@ -265,7 +265,7 @@ class Trainer:
             "bad_in_a_row": self.bad_in_a_row,
             "loss_scale": self.scaler.scale,
             "loss_scale_clean": self.scaler.clean,
-            "ema_updates": self.average.updates if self.average else 0,
+            "ema_updates": self.ema.updates if self.ema else 0,
         }
 
     def optimizer_arrays(self) -> dict[str, np.ndarray]:
@@ -280,7 +280,7 @@ class Trainer:
     def files(self, optimizers: Mapping[str, np.ndarray] | None = None) -> dict[str, dict[str, Any]]:
         """File name -> tensors of a checkpoint; `optimizers` is what `optimizer_arrays` gave, if it was called."""
         nets = self.method.deployables()
-        with self.average.applied() if self.average is not None else contextlib.nullcontext():
+        with self.ema.applied() if self.ema is not None else contextlib.nullcontext():
             deployed = {
                 (key if len(nets) == 1 else f"{name}.{key}"): _full(tensor.detach()).clone()
                 for name, net in nets.items()
@@ -291,8 +291,8 @@ class Trainer:
             "method.pdparams": self.method.trained_state(),
             "optimizer.pdopt": dict(self.optimizer_arrays() if optimizers is None else optimizers),
         }
-        if self.average is not None:
-            files["ema.pdparams"] = self.average.state()
+        if self.ema is not None:
+            files["ema.pdparams"] = self.ema.state()
         return files
 
     def load(self, state: Mapping[str, Any], arrays: Callable[[str], dict[str, np.ndarray]], source: str) -> None:
@@ -323,11 +323,11 @@ class Trainer:
         for name, group in self.groups.items():
             own_state = {k.removeprefix(f"{name}|"): v for k, v in optimizers.items() if k.startswith(f"{name}|")}
             load_optimizer_state(group.parameters, group.optimizer, own_state, source, own=group.stepped)
-        if self.average is not None:
+        if self.ema is not None:
             if state["ema_updates"]:
-                self.average.load(arrays("ema.pdparams"), state["ema_updates"])
+                self.ema.load(arrays("ema.pdparams"), state["ema_updates"])
             else:
-                self.average = Average(self.method.averaged(), self.average.decay)
+                self.ema = EMA(self.method.averaged(), self.ema.decay)
         self.step = state["step"]
         self.skipped = state["skipped"]
         self.bad_in_a_row = state["bad_in_a_row"]
@@ -362,7 +362,7 @@ class Trainer:
         with paddle.no_grad():
             counts = [self.method.normaliser(phase.name, batch) for batch in batches]
             mean = {k: sum(c[k] for c in counts).astype("float32") / len(batches) for k in counts[0]}
-            distributed.average_(mean.values())
+            distributed.all_reduce_mean(mean.values())
         return mean
 
     def _report_unused(self, phase: Phase, group: Group) -> None:
@@ -405,7 +405,7 @@ class Trainer:
         if not tensors:
             return {}
         values = paddle.stack([v.reshape([]) for v in tensors.values()])
-        distributed.average_([values])
+        distributed.all_reduce_mean([values])
         floats = {k: float(v) for k, v in zip(tensors, values.numpy(), strict=True)}
         lazy = tuple(f"{phase.name}/" for phase in self.method.phases if phase.every > 1)
         counted = [v for k, v in floats.items() if not k.endswith("grad_norm") and not k.startswith(lazy)]

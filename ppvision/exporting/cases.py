@@ -63,7 +63,9 @@ class _Listening:
     """A network that keeps what it is first called with."""
 
     def __init__(self, net: EagerNet):
-        self.net, self.inputs, self.given = net, net.inputs, {}
+        self.net = net
+        self.inputs = net.inputs
+        self.given = {}
 
     def __call__(self, **given: Tensor) -> Any:
         self.given = self.given or {name: tensor.numpy() for name, tensor in given.items()}

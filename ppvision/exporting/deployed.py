@@ -38,7 +38,7 @@ class Deployed(nn.Layer):
         self.inputs = inputs_of(net)
         self.ending, self.explain = ending or Ending(), explain
 
-    def answers(
+    def outputs(
         self, inputs: dict[str, Tensor], chosen: Tensor | None = None, kept: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Outputs by name.
@@ -52,11 +52,11 @@ class Deployed(nn.Layer):
         prepared = normalised(self.inputs, given, self.normalise)
         if not self.explain:
             return self.ending(call(self.net, prepared))
-        told = {} if kept is None else {"kept": kept}
-        return named(self.net.explained(**prepared, chosen=chosen, **told))
+        fixed = {} if kept is None else {"kept": kept}
+        return named(self.net.explained(**prepared, chosen=chosen, **fixed))
 
     def forward(
         self, inputs: dict[str, Tensor], chosen: Tensor | None = None, kept: Tensor | None = None
     ) -> list[Tensor]:
-        """`answers` without names, as a graph gives them."""
-        return list(self.answers(inputs, chosen, kept).values())
+        """`outputs` without names, as a graph gives them."""
+        return list(self.outputs(inputs, chosen, kept).values())

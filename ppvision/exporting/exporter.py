@@ -349,7 +349,7 @@ def _eager(layer: Deployed) -> Callable[..., dict[str, np.ndarray]]:
     def net(inputs: Mapping[str, np.ndarray], *choice: np.ndarray) -> dict[str, np.ndarray]:
         tensors = {name: paddle.to_tensor(array) for name, array in inputs.items()}
         with paddle.no_grad():
-            outputs = layer.answers(tensors, *(paddle.to_tensor(array) for array in choice))
+            outputs = layer.outputs(tensors, *(paddle.to_tensor(array) for array in choice))
         return {name: value.numpy() for name, value in named(outputs).items()}
 
     return net

@@ -49,8 +49,8 @@ def resolved(inputs: Mapping[str, Input], shapes: Mapping[str, Sequence[int]]) -
         fixed = {own: side for side, own in zip(shape, declared) if isinstance(own, str) and side != -1}
         for own in fixed.keys() & known.keys():
             if fixed[own] != known[own]:
-                said = f"{own} is {known[own]} in one shape and {fixed[own]} in that of '{graph_name(name)}'"
-                raise UserError(f"export: {said}")
+                message = f"{own} is {known[own]} in one shape and {fixed[own]} in that of '{graph_name(name)}'"
+                raise UserError(f"export: {message}")
         known |= fixed
     if "B" in known:
         known["B+1"] = known["B"] + 1
@@ -150,10 +150,10 @@ def check_parameters(net: nn.Layer, stem: Path) -> None:
         raise RunError(f"export: {params.name} cannot be read back; is the disk full?") from error
     found = sorted(tuple(value.shape) for value in exported)
     heads = tuple(f"{name}." for name in promises(net).training_heads)
-    wanted = {name: value for name, value in net.state_dict().items() if not name.startswith(heads)}
-    expected = {name: tuple(value.shape) for name, value in wanted.items()}
+    entries = {name: value for name, value in net.state_dict().items() if not name.startswith(heads)}
+    expected = {name: tuple(value.shape) for name, value in entries.items()}
     if found == sorted(expected.values()):
-        needed = sum(_stored_size(value) for value in wanted.values())
+        needed = sum(_stored_size(value) for value in entries.values())
         if params.stat().st_size < needed:
             written = params.stat().st_size
             raise RunError(f"export: {params.name} has {written} bytes of at least {needed}; is the disk full?")

@@ -142,25 +142,27 @@ def settled(
         outputs: those of the backend.
         tolerance: of scores, relative to the largest of the chosen ones; of overlaps.
     """
-    chosen, scores, theirs = expected["chosen"], expected["scores"], outputs["chosen"]
+    chosen = expected["chosen"]
+    scores = expected["scores"]
+    theirs = outputs["chosen"]
     if theirs.shape != chosen.shape:
-        return _answer(expected), _answer(outputs)
-    told = expected
+        return _compared(expected), _compared(outputs)
+    fixed = expected
     if not np.array_equal(theirs, chosen):
         if theirs.min() < 0 or theirs.max() >= scores.shape[1] or any(len(set(r)) < len(r) for r in theirs.tolist()):
-            return _answer(expected), _answer(outputs)
+            return _compared(expected), _compared(outputs)
         ours, others = (np.take_along_axis(scores, index, axis=1) for index in (chosen, theirs))
         margin = 2 * tolerance * float(np.abs(ours).max())
         if (np.diff(others, axis=1) > margin).any() or (others < ours[:, -1:] - margin).any():
-            return _answer(expected), _answer(outputs)
-        told = reference(inputs, theirs)
-    if "kept" in told and not np.array_equal(told["kept"], outputs["kept"]):
-        if _may_keep(outputs["kept"], told["excess"], 2 * tolerance):
-            told = reference(inputs, theirs, outputs["kept"])
-    return _answer(told), _answer(outputs)
+            return _compared(expected), _compared(outputs)
+        fixed = reference(inputs, theirs)
+    if "kept" in fixed and not np.array_equal(fixed["kept"], outputs["kept"]):
+        if _may_keep(outputs["kept"], fixed["excess"], 2 * tolerance):
+            fixed = reference(inputs, theirs, outputs["kept"])
+    return _compared(fixed), _compared(outputs)
 
 
-def _answer(outputs: Arrays) -> Arrays:
+def _compared(outputs: Arrays) -> Arrays:
     return {name: outputs[name] for name in ("logits", "boxes")}
 
 

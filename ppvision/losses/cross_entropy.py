@@ -29,8 +29,8 @@ def fits_images(logits: Any, batch: dict[str, Any]) -> None:
         raise UserError("method.loss: the data set gives no 'label' to train a classifier with")
     if not isinstance(logits, Tensor):
         raise UserError(f"method.loss: the network gives a {type(logits).__name__}, not logits; is it a classifier?")
-    wanted = [logits.shape[0], *logits.shape[2:]]
-    if logits.ndim < 2 or list(batch["label"].shape) != wanted:
+    expected = [logits.shape[0], *logits.shape[2:]]
+    if logits.ndim < 2 or list(batch["label"].shape) != expected:
         raise UserError(
             f"method.loss: the network gives logits {list(logits.shape)}, the labels are {list(batch['label'].shape)}; "
             "model.type and data.type are of different tasks"

@@ -5,7 +5,7 @@ Checked:  assignment and both terms against torchvision's RetinaNet (tests/model
           against loops (tests/losses/test_dense_detection.py).
 Deviates: every object also keeps the anchor that fits it best, however badly (of equal ones the first), and an anchor
           that is best for two objects goes to the one it overlaps more; torchvision and PaddleDetection keep such
-          anchors too, but may give them to another object. Boxes are judged by L1 (`beta: 0`), as both have it; the
+          anchors too, but may give them to another object. The loss of boxes is L1 (`beta: 0`), as both have it; the
           paper has smooth L1. Sums are divided by the positives of the whole batch, torchvision's by those of each
           picture.
 
@@ -59,7 +59,9 @@ class DenseLoss(Loss):
         require(negative <= positive, "negative", f"must be at most positive {positive}, got {negative}")
         self.class_weight, self.box_weight = class_weight, box_weight
         self.positive, self.negative = positive, negative
-        self.alpha, self.gamma, self.beta = alpha, gamma, beta
+        self.alpha = alpha
+        self.gamma = gamma
+        self.beta = beta
 
     def assign(self, anchors: Tensor, boxes: Tensor, counts: np.ndarray) -> Tensor:
         """What every anchor stands for: int64 [B,A], an object's place in its picture, -1 for background, -2 for
@@ -85,12 +87,12 @@ class DenseLoss(Loss):
             return paddle.where(level >= self.positive, index, other)
 
     def forward(
-        self, said: Dense, boxes: Tensor, targets: Targets, assigned: Tensor, num_positives: Tensor | float
+        self, predictions: Dense, boxes: Tensor, targets: Targets, assigned: Tensor, num_positives: Tensor | float
     ) -> dict[str, Tensor]:
         """Weighted terms `main/cls` and `main/box`.
 
         Args:
-            said: logits, offsets and anchors.
+            predictions: logits, offsets and anchors.
             boxes: of the targets, cxcywh [B,G,4] of the canvas the anchors are of.
             targets: their classes.
             assigned: of `assign`.
@@ -100,7 +102,7 @@ class DenseLoss(Loss):
             UserError: an object's class is beyond the network's, or there are other anchors than were assigned.
         """
         with paddle.amp.auto_cast(enable=False):
-            logits, deltas = said.logits.astype("float32"), said.deltas.astype("float32")
+            logits, deltas = predictions.logits.astype("float32"), predictions.deltas.astype("float32")
             batch, count, num_classes = logits.shape
             if count != assigned.shape[1]:
                 raise UserError(
@@ -119,10 +121,10 @@ class DenseLoss(Loss):
                 logit = paddle.gather(logits.flatten(), row * num_classes + label)
                 present = sigmoid_focal(logit, True, self.alpha, self.gamma)
                 classes = classes + (present - sigmoid_focal(logit, False, self.alpha, self.gamma)).sum()
-                wanted = encode_boxes(
-                    paddle.gather(boxes.reshape([-1, 4]), column), paddle.gather(said.anchors, row % count)
+                target_deltas = encode_boxes(
+                    paddle.gather(boxes.reshape([-1, 4]), column), paddle.gather(predictions.anchors, row % count)
                 )
-                distance = distance + self.distance(paddle.gather(deltas.reshape([-1, 4]), row) - wanted)
+                distance = distance + self.distance(paddle.gather(deltas.reshape([-1, 4]), row) - target_deltas)
             divisor = objects(num_positives)
             return {
                 "main/cls": self.class_weight / divisor * classes,

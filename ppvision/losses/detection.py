@@ -30,7 +30,7 @@ from ppvision.errors import ArgumentError, RunError, UserError, at_least, within
 from ppvision.losses.base import Loss
 from ppvision.nn.boxes import cxcywh_to_xyxy, giou, pairwise_giou, xyxy_to_cxcywh
 
-__all__ = ["Answers", "Matcher", "Matches", "SetLoss", "Targets", "focal_cost", "sigmoid_focal"]
+__all__ = ["Matcher", "Matches", "Predictions", "SetLoss", "Targets", "focal_cost", "sigmoid_focal"]
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Targets:
 
 
 @dataclass
-class Answers:
+class Predictions:
     """Predictions that are matched.
 
     Attributes:
@@ -110,13 +110,13 @@ class Answers:
     binary: bool = False
 
     @classmethod
-    def of(cls, layers: Sequence[tuple[Tensor, Tensor]], groups: int = 1) -> Answers:
+    def of(cls, layers: Sequence[tuple[Tensor, Tensor]], groups: int = 1) -> Predictions:
         """From what `Detr.decode` returns; float32."""
         logits = paddle.stack([logits for logits, _ in layers]).astype("float32")
         return cls(logits, paddle.stack([boxes for _, boxes in layers]).astype("float32"), groups)
 
     @classmethod
-    def of_groups(cls, groups: Sequence[tuple[Tensor, Tensor]], binary: bool = False) -> Answers:
+    def of_groups(cls, groups: Sequence[tuple[Tensor, Tensor]], binary: bool = False) -> Predictions:
         """From the logits [B,T,K] and boxes [B,T,4] that an encoder proposes to each group; float32."""
         logits = paddle.concat([logits for logits, _ in groups], axis=1).astype("float32")
         boxes = paddle.concat([boxes for _, boxes in groups], axis=1).astype("float32")
@@ -174,52 +174,56 @@ class Matcher:
         gamma: float = 2.0,
         per_object: int = 1,
     ):
-        self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
-        self.alpha, self.gamma, self.per_object = alpha, gamma, per_object
+        self.class_weight = class_weight
+        self.l1_weight = l1_weight
+        self.giou_weight = giou_weight
+        self.alpha = alpha
+        self.gamma = gamma
+        self.per_object = per_object
 
-    def costs(self, answers: Answers, targets: Targets) -> Tensor:
+    def costs(self, predictions: Predictions, targets: Targets) -> Tensor:
         """[L,B,N,G]; columns of padding mean nothing."""
         with paddle.no_grad(), paddle.amp.auto_cast(enable=False):
-            logits, boxes = answers.logits.detach().astype("float32"), answers.boxes.detach().astype("float32")
-            wanted = targets.boxes.unsqueeze(0)
-            if answers.binary:
+            logits, boxes = predictions.logits.detach().astype("float32"), predictions.boxes.detach().astype("float32")
+            target_boxes = targets.boxes.unsqueeze(0)
+            if predictions.binary:
                 picked = logits[..., :1]
             else:
                 shape = [*logits.shape[:3], targets.classes.shape[1]]
                 picked = paddle.take_along_axis(logits, targets.classes.unsqueeze([0, 2]).expand(shape), axis=3)
-            distance = (boxes.unsqueeze(3) - wanted.unsqueeze(2)).abs().sum(-1)
-            overlap = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted))
+            distance = (boxes.unsqueeze(3) - target_boxes.unsqueeze(2)).abs().sum(-1)
+            overlap = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target_boxes))
             cost = self.class_weight * focal_cost(picked, self.alpha, self.gamma)
             return cost + self.l1_weight * distance - self.giou_weight * overlap
 
-    def __call__(self, sets: Sequence[Answers], targets: Targets) -> list[Matches]:
+    def __call__(self, sets: Sequence[Predictions], targets: Targets) -> list[Matches]:
         """Matches of every set, layer, picture and group.
 
         Raises:
             RunError: a cost is not finite; names the picture.
         """
-        costs = [self.costs(answers, targets) for answers in sets]
+        costs = [self.costs(predictions, targets) for predictions in sets]
         host = paddle.concat([c.flatten() for c in costs]).numpy()
         matches, start = [], 0
-        for answers, cost in zip(sets, costs, strict=True):
+        for predictions, cost in zip(sets, costs, strict=True):
             values = host[start : start + cost.size].reshape(cost.shape)
             start += cost.size
             self._refuse_nan(values, targets)
-            matches.append(self._match(values, answers, targets))
+            matches.append(self._match(values, predictions, targets))
         return matches
 
-    def _match(self, cost_LBNG: np.ndarray, answers: Answers, targets: Targets) -> Matches:
+    def _match(self, cost_LBNG: np.ndarray, predictions: Predictions, targets: Targets) -> Matches:
         from scipy.optimize import linear_sum_assignment
 
         num_layers, batch, count, padded = cost_LBNG.shape
-        size = count // answers.groups
+        size = count // predictions.groups
         rows: list[list[np.ndarray]] = [[] for _ in range(num_layers)]
         columns: list[list[np.ndarray]] = [[] for _ in range(num_layers)]
         for layer in range(num_layers):
             for image, objects in enumerate(targets.counts):
                 if not objects:
                     continue
-                for group in range(answers.groups):
+                for group in range(predictions.groups):
                     first = group * size
                     cost = cost_LBNG[layer, image, first : first + size, :objects]
                     if self.per_object > 1:
@@ -232,7 +236,7 @@ class Matcher:
             np.array([np.concatenate(x) if x else np.zeros(0) for x in part]).astype(np.int64)
             for part in (rows, columns)
         )
-        classes = np.zeros_like(column_LM) if answers.binary else targets.labels.reshape(-1)[column_LM]
+        classes = np.zeros_like(column_LM) if predictions.binary else targets.labels.reshape(-1)[column_LM]
         return Matches(row_LM, column_LM, classes)
 
     @staticmethod
@@ -285,7 +289,9 @@ class SetLoss(Loss):
         if not (cost_class or cost_l1 or cost_giou):
             raise ArgumentError("cost_class", "and cost_l1 and cost_giou are all 0, so that any match is as good")
         self.weights = {"cls": class_weight, "l1": l1_weight, "giou": giou_weight}
-        self.alpha, self.gamma, self.per_object = alpha, gamma, per_object
+        self.alpha = alpha
+        self.gamma = gamma
+        self.per_object = per_object
         self.matcher = Matcher(cost_class, cost_l1, cost_giou, alpha, gamma, per_object)
 
     def forward(
@@ -295,7 +301,7 @@ class SetLoss(Loss):
         num_boxes: Tensor | float,
         *,
         groups: int = 1,
-        proposals: Answers | None = None,
+        proposals: Predictions | None = None,
     ) -> dict[str, Tensor]:
         """Weighted terms: `main/*` of the last layer, `aux/*` of all others together, `enc/*` of the proposals, where *
         is cls, l1 and giou.
@@ -312,16 +318,18 @@ class SetLoss(Loss):
             UserError: an object's class is beyond the network's.
         """
         with paddle.amp.auto_cast(enable=False):
-            sets = {"layers": Answers.of(layers, groups)}
+            sets = {"layers": Predictions.of(layers, groups)}
             if proposals is not None:
                 sets["enc"] = proposals
             num_classes = sets["layers"].logits.shape[-1]
             if targets.total and targets.labels.max() >= num_classes:
                 raise UserError(f"class {targets.labels.max()} in the data, but the network has {num_classes} classes")
             terms: dict[str, Tensor] = {}
-            for (name, answers), matches in zip(sets.items(), self.matcher(list(sets.values()), targets), strict=True):
-                divisor = objects(num_boxes) * (answers.groups * self.per_object)
-                for term, value_L in self.sums(answers, targets, matches).items():
+            for (name, predictions), matches in zip(
+                sets.items(), self.matcher(list(sets.values()), targets), strict=True
+            ):
+                divisor = objects(num_boxes) * (predictions.groups * self.per_object)
+                for term, value_L in self.sums(predictions, targets, matches).items():
                     value_L = self.weights[term] / divisor * value_L
                     if name == "enc":
                         terms[f"enc/{term}"] = value_L[0]
@@ -332,22 +340,22 @@ class SetLoss(Loss):
             return terms
 
     def sums(
-        self, answers: Answers, targets: Targets, matches: Matches, counted: Tensor | None = None
+        self, predictions: Predictions, targets: Targets, matches: Matches, counted: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Unweighted sums [L] of `cls`, `l1` and `giou`; `counted` [B,N,1] is 0 for predictions that do not count, and
         may not be matched.
         """
-        num_layers, batch, count, num_classes = answers.logits.shape
-        background = sigmoid_focal(answers.logits, False, self.alpha, self.gamma)
+        num_layers, batch, count, num_classes = predictions.logits.shape
+        background = sigmoid_focal(predictions.logits, False, self.alpha, self.gamma)
         background = (background if counted is None else background * counted).sum([1, 2, 3])
         if not matches.rows.size:
-            nothing = 0.0 * answers.boxes.sum([1, 2, 3])  # every part of the network keeps a gradient
+            nothing = 0.0 * predictions.boxes.sum([1, 2, 3])  # every part of the network keeps a gradient
             return {"cls": background, "l1": nothing, "giou": nothing}
         shape = matches.rows.shape
         row = tensor_of((matches.rows + np.arange(num_layers)[:, None] * (batch * count)).flatten())
         column, label = (tensor_of(x.flatten()) for x in (matches.columns, matches.classes))
-        logit = paddle.gather(answers.logits.flatten(), row * num_classes + label)
-        box = paddle.gather(answers.boxes.reshape([-1, 4]), row)
+        logit = paddle.gather(predictions.logits.flatten(), row * num_classes + label)
+        box = paddle.gather(predictions.boxes.reshape([-1, 4]), row)
         target = paddle.gather(targets.boxes.reshape([-1, 4]), column)
         return {
             "cls": background + self.changed(logit).reshape(shape).sum(1),

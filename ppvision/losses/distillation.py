@@ -25,7 +25,7 @@ from ppvision.nn.boxes import cxcywh_to_xyxy, giou
 
 __all__ = ["PointLoss", "foreground", "kl_of_classes"]
 
-Answer = tuple[Tensor, Tensor]
+Prediction = tuple[Tensor, Tensor]
 
 
 def foreground(logits: Tensor) -> Tensor:
@@ -81,11 +81,13 @@ class PointLoss(Loss):
         super().__init__()
         at_least(0, class_weight=class_weight, l1_weight=l1_weight, giou_weight=giou_weight)
         require(temperature > 0, "temperature", f"must be above 0, got {temperature}")
-        self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
+        self.class_weight = class_weight
+        self.l1_weight = l1_weight
+        self.giou_weight = giou_weight
         self.temperature, self.foreground_weight = temperature, foreground_weight
         self.reduction, self.form = reduction, form
 
-    def forward(self, student: Answer, teacher: Answer, counted: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, student: Prediction, teacher: Prediction, counted: Tensor | None = None) -> dict[str, Tensor]:
         """Weighted terms `cls`, `l1` and `giou`, in float32.
 
         Args:
@@ -95,12 +97,12 @@ class PointLoss(Loss):
         """
         with paddle.amp.auto_cast(enable=False):
             logits, boxes = (x.astype("float32") for x in student)
-            wanted_logits, wanted_boxes = (x.detach().astype("float32") for x in teacher)
-            weight = foreground(wanted_logits) if self.foreground_weight else paddle.ones(logits.shape[:2])
+            teacher_logits, teacher_boxes = (x.detach().astype("float32") for x in teacher)
+            weight = foreground(teacher_logits) if self.foreground_weight else paddle.ones(logits.shape[:2])
             weight = weight if counted is None else weight * counted
-            divergence = kl_of_classes(wanted_logits, logits, self.temperature, self.form)
-            distance = (boxes - wanted_boxes).abs()
-            apart = 1.0 - giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted_boxes))
+            divergence = kl_of_classes(teacher_logits, logits, self.temperature, self.form)
+            distance = (boxes - teacher_boxes).abs()
+            apart = 1.0 - giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(teacher_boxes))
             if self.reduction == "kd":
                 share = weight / (weight.sum() + 1e-6)
                 classes = (weight * divergence.mean(-1)).sum()

@@ -103,7 +103,7 @@ class Method(Promises):
         however the images are spread over batches and ranks.
 
         Called in eval mode without gradient, for a batch as collated, on the device. Random draws come from
-        `image_rngs`: the figure then is the same at every step.
+        `image_rngs`: the loss then is the same at every step.
         """
         raise TypeError(f"{type(self).__name__} defines no validation loss")
 

@@ -146,7 +146,9 @@ class Target(nn.Layer):
                     f"method.teacher_level: {type(net).__name__} is a sequence of {len(layers)} layers; give a number "
                     f"of them, not {level!r}"
                 )
-        self.net, self.grid, self.level = net, grid, level
+        self.net = net
+        self.grid = grid
+        self.level = level
         self.size = size or (net.patch_size * grid if isinstance(net, ClipVision) else None)
         self.weights_source = promises(net).weights_source
 
@@ -279,7 +281,9 @@ class CaeV2Pretraining(Method):
         super().__init__()
         if not isinstance(model, CaeV2) or model.num_classes:
             raise UserError("method cae_v2 trains an encoder: model must be cae_v2_* with num_classes 0")
-        self.model, grid, dim = model, model.grid, regressor_dim or model.dim
+        self.model = model
+        grid = model.grid
+        dim = regressor_dim or model.dim
         if (num_masked is None) == (mask_ratio is None):
             raise UserError("method cae_v2: give one of num_masked and mask_ratio")
         self.num_masked = num_masked if num_masked is not None else round(mask_ratio * grid**2)
@@ -298,7 +302,9 @@ class CaeV2Pretraining(Method):
         first = isinstance(teacher_level, str) or teacher_level is None or teacher_level >= 1
         require(first, "teacher_level", f"counts layers from 1, got {teacher_level}")
         self.draw, self.min_block = block_mask if mask == "block" else random_mask, min_block
-        self.positions, self.reduction, self.supervise_cls = loss_positions, loss_reduction, supervise_cls
+        self.positions = loss_positions
+        self.reduction = loss_reduction
+        self.supervise_cls = supervise_cls
         statistics = promises(teacher).mean_std or IMAGENET
         self.teacher_mean, self.teacher_std = teacher_mean or statistics[0], teacher_std or statistics[1]
         self.teacher = Target(teacher, grid, teacher_level, teacher_size)

@@ -89,7 +89,9 @@ class Classification(Method):
             raise UserError(f"method: {type(model).__name__} has no num_classes, so it is no classifier")
         self.model = model
         self.loss = loss if loss is not None else SoftCrossEntropy()
-        self.mixup, self.cutmix, self.label_smoothing = mixup, cutmix, label_smoothing
+        self.mixup = mixup
+        self.cutmix = cutmix
+        self.label_smoothing = label_smoothing
         self.mix_probability, self.switch_probability = mix_probability, switch_probability
 
     def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:

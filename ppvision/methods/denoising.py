@@ -20,7 +20,7 @@ import paddle
 from paddle import Tensor, nn
 
 from ppvision.device import tensor_of
-from ppvision.losses.detection import Answers, Matches, SetLoss, Targets, objects
+from ppvision.losses.detection import Matches, Predictions, SetLoss, Targets, objects
 from ppvision.models.detr import QuerySet
 from ppvision.nn.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
 
@@ -110,7 +110,7 @@ def denoising_mask(num_objects: int, copies: int, num_queries: int) -> np.ndarra
 
 
 def denoising_terms(
-    loss: SetLoss, layers: Answers, targets: Targets, copies: int, num_noised: Tensor | float
+    loss: SetLoss, layers: Predictions, targets: Targets, copies: int, num_noised: Tensor | float
 ) -> dict[str, Tensor]:
     """Weighted terms `dn/*` of the last layer and `dn_aux/*` of the others.
 

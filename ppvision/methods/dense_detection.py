@@ -57,13 +57,13 @@ class DenseDetection(Method):
         return {"num_positives": (batch["assigned"] >= 0).astype("float32").sum()}
 
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return self.judge(self.model.dense(batch["image"]), batch)
+        return self.compute_loss(self.model.dense(batch["image"]), batch)
 
-    def judge(self, said: Dense, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """The loss of what the network said."""
+    def compute_loss(self, predictions: Dense, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The loss of the predictions of the network."""
         known = batch["normaliser"]
         parts = (batch["canvas_boxes"], batch["targets"], batch["assigned"])
-        return self.loss(said, *parts, known["num_positives"])
+        return self.loss(predictions, *parts, known["num_positives"])
 
 
 def share_of(batch: dict[str, Any]) -> Tensor:

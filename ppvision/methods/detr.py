@@ -14,7 +14,7 @@ from typing import Any
 import paddle
 from paddle import Tensor, nn
 
-from ppvision.losses.detection import Answers, SetLoss, Targets
+from ppvision.losses.detection import Predictions, SetLoss, Targets
 from ppvision.methods.base import Method
 from ppvision.models.detr import Detr, Proposals, QuerySet, check_detector
 
@@ -51,10 +51,10 @@ class DetrTraining(Method):
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         context = self.model.encode(batch["image"], batch.get("valid"))
         queries = self.model.own_queries(context)
-        return self.judge([queries], self.model.decode(context, queries), batch)
+        return self.compute_loss([queries], self.model.decode(context, queries), batch)
 
-    def judge(self, sets: list[QuerySet], layers: list[tuple[Tensor, Tensor]], batch: dict[str, Any]) -> dict:
-        """The loss of what the decoder said of `sets`, one after the other in its answers."""
+    def compute_loss(self, sets: list[QuerySet], layers: list[tuple[Tensor, Tensor]], batch: dict[str, Any]) -> dict:
+        """The loss of the predictions for `sets`, which stand one after the other."""
         known = batch["normaliser"]
         proposals = [s.proposals for s in sets if s.proposals is not None]
         return self.loss(
@@ -66,6 +66,6 @@ class DetrTraining(Method):
         )
 
 
-def side_by_side(proposals: list[Proposals]) -> Answers:
+def side_by_side(proposals: list[Proposals]) -> Predictions:
     """Proposals of all groups, to be matched in each."""
-    return Answers.of_groups([(p.logits, p.boxes) for p in proposals], proposals[0].binary)
+    return Predictions.of_groups([(p.logits, p.boxes) for p in proposals], proposals[0].binary)

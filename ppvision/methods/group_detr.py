@@ -22,7 +22,7 @@ from paddle import Tensor, nn
 
 from ppvision.device import tensor_of
 from ppvision.errors import ArgumentError, UserError, at_least, within
-from ppvision.losses.detection import Answers
+from ppvision.losses.detection import Predictions
 from ppvision.methods import denoising as dn
 from ppvision.methods.detr import DetrTraining
 from ppvision.models.detr import Context, QuerySet
@@ -63,7 +63,9 @@ class GroupDetr(DetrTraining):
         within(0, 1, label_noise=label_noise)
         if joint_attention and denoising:
             raise ArgumentError("joint_attention", "lets noised objects tell all groups where to look; set denoising 0")
-        self.num_groups, self.num_denoising, self.joint = groups, denoising, joint_attention
+        self.num_groups = groups
+        self.num_denoising = denoising
+        self.joint = joint_attention
         self.label_noise, self.box_noise = label_noise, box_noise
         self.groups = nn.LayerList([model.new_queries() for _ in range(groups - 1)])
         tables = groups if denoising else 0
@@ -101,16 +103,16 @@ class GroupDetr(DetrTraining):
             whole = replace(whole, groups=1)
         layers = self.model.decode(context, whole)
         if not self.num_denoising:
-            return self.judge(sets, layers, batch), layers
+            return self.compute_loss(sets, layers, batch), layers
         size = batch["noised"][0].labels.shape[1]
-        noised, layers = zip(*(split(answer, self.num_groups, size) for answer in layers), strict=True)
+        noised, layers = zip(*(split(prediction, self.num_groups, size) for prediction in layers), strict=True)
         known = batch["normaliser"]
         with paddle.amp.auto_cast(enable=False):
-            answers = Answers.of(noised, self.num_groups)
+            predictions = Predictions.of(noised, self.num_groups)
             terms = dn.denoising_terms(
-                self.loss, answers, batch["targets"], batch["noised"][0].copies, known["num_noised"]
+                self.loss, predictions, batch["targets"], batch["noised"][0].copies, known["num_noised"]
             )
-        return {**self.judge(sets, list(layers), batch), **terms}, list(layers)
+        return {**self.compute_loss(sets, list(layers), batch), **terms}, list(layers)
 
     def noised(self, sets: list[QuerySet], batch: dict[str, Any]) -> list[QuerySet]:
         """Every group behind its noised objects.
@@ -144,10 +146,10 @@ class _Asked(nn.Layer):
         self.model, self.method = method.model, [method]  # in a list, so that it is no part of this layer
 
     def forward(self, image: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return self.answers(image)
+        return self.predictions(image)
 
     @paddle.jit.not_to_static  # sizes are fixed, so there is nothing to translate
-    def answers(self, image: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def predictions(self, image: Tensor) -> list[tuple[Tensor, Tensor]]:
         (method,) = self.method
         context = self.model.encode(image)
         sets = [replace(queries, proposals=None) for queries in method.questions(context)]
@@ -158,13 +160,13 @@ class _Asked(nn.Layer):
         return self.model.decode(context, sets[0] if len(sets) == 1 else QuerySet.stack(sets, image.shape[0]))
 
 
-Answer = tuple[Tensor, Tensor]
+Prediction = tuple[Tensor, Tensor]
 
 
-def split(answer: Answer, groups: int, first: int) -> tuple[Answer, Answer]:
+def split(prediction: Prediction, groups: int, first: int) -> tuple[Prediction, Prediction]:
     """Logits and boxes [B,groups*T,..] -> those of the first `first` queries of every group, and of the others."""
     parts: list[list[Tensor]] = [[], []]
-    for x in answer:
+    for x in prediction:
         batch, count, width = x.shape
         grouped = x.reshape([batch, groups, count // groups, width])
         for part, piece in zip(parts, (grouped[:, :, :first], grouped[:, :, first:]), strict=True):

@@ -93,7 +93,9 @@ class KdDense(DenseDetection):
                 "anchor; use DINO, DAB-DETR without patterns, or Deformable DETR with two_stage: true"
             )
         self.teacher: Detr = teacher
-        self.points, self.num_random, self.nms_iou = points, round(points * random), nms_iou
+        self.points = points
+        self.num_random = round(points * random)
+        self.nms_iou = nms_iou
         self.point_loss = PointLoss(*weights, temperature, foreground_weight, reduction, cls_form)
         self._draw: np.ndarray | None = None
 
@@ -109,36 +111,36 @@ class KdDense(DenseDetection):
         return self._draw
 
     def losses(self, phase: str, batch: dict[str, Any]) -> dict[str, Tensor]:
-        said = self.model.dense(batch["image"])
-        said = said._replace(logits=said.logits.astype("float32"))
-        terms = self.judge(said, batch)
+        predictions = self.model.dense(batch["image"])
+        predictions = predictions._replace(logits=predictions.logits.astype("float32"))
+        terms = self.compute_loss(predictions, batch)
         with paddle.amp.auto_cast(enable=False):
             share = share_of(batch).unsqueeze(1)
-            index = self.chosen(said)
-            anchors = rows_of(said.anchors, index) / share
+            index = self.chosen(predictions)
+            anchors = rows_of(predictions.anchors, index) / share
             inside = ((anchors[..., :2] >= 0.0) & (anchors[..., :2] < 1.0)).all(-1)  # no question about the padding
-            boxes = decode_boxes(picked(said.deltas, index), rows_of(said.anchors, index)) / share
+            boxes = decode_boxes(picked(predictions.deltas, index), rows_of(predictions.anchors, index)) / share
             references = inverse_sigmoid(anchors)
         with paddle.no_grad():
             context = self.teacher.encode(batch["image"], batch.get("valid"))
-            wanted = self.teacher.decode(context, self.asked(references))[-1]
-        answers = (picked(said.logits, index), boxes)
-        told = self.point_loss(answers, wanted, inside.astype("float32"))
-        return {**terms, **{f"anchors/{key}": value for key, value in told.items()}}
+            teacher = self.teacher.decode(context, self.asked(references))[-1]
+        student = (picked(predictions.logits, index), boxes)
+        distilled = self.point_loss(student, teacher, inside.astype("float32"))
+        return {**terms, **{f"anchors/{key}": value for key, value in distilled.items()}}
 
-    def chosen(self, said: Dense) -> Tensor:
+    def chosen(self, predictions: Dense) -> Tensor:
         """The anchors of each picture that are points, int64 [B,M]."""
-        batch, count = said.logits.shape[:2]
+        batch, count = predictions.logits.shape[:2]
         parts = []
-        wanted = min(self.points - self.num_random, count)
-        if wanted:
+        num_chosen = min(self.points - self.num_random, count)
+        if num_chosen:
             with paddle.no_grad(), paddle.amp.auto_cast(enable=False):
-                scores = said.logits.detach().astype("float32").max(-1)
-                best, index = paddle.topk(scores, min(CANDIDATES * wanted, count), axis=1)
-                boxes = decode_boxes(picked(said.deltas.detach(), index), rows_of(said.anchors, index))
+                scores = predictions.logits.detach().astype("float32").max(-1)
+                best, index = paddle.topk(scores, min(CANDIDATES * num_chosen, count), axis=1)
+                boxes = decode_boxes(picked(predictions.deltas.detach(), index), rows_of(predictions.anchors, index))
                 kept = kept_boxes(excess_overlap(cxcywh_to_xyxy(boxes), None, self.nms_iou))
                 # duplicates come last: they fill up where too few are left
-                order = paddle.topk(kept * 2.0 - paddle.arange(kept.shape[1]) / kept.shape[1], wanted, axis=1)[1]
+                order = paddle.topk(kept * 2.0 - paddle.arange(kept.shape[1]) / kept.shape[1], num_chosen, axis=1)[1]
                 parts.append(paddle.take_along_axis(index, order, axis=1, broadcast=False))
         if self.num_random:
             drawn = np.minimum((self.draw() * count).astype(np.int64), count - 1)

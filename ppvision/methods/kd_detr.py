@@ -28,7 +28,7 @@ from paddle import Tensor, nn
 
 from ppvision.device import tensor_of
 from ppvision.errors import ArgumentError, UserError, at_least, require
-from ppvision.losses.detection import Answers, Matcher, Targets
+from ppvision.losses.detection import Matcher, Predictions, Targets
 from ppvision.losses.distillation import PointLoss
 from ppvision.methods.group_detr import GroupDetr
 from ppvision.models.detr import Context, Detr, Queries, QuerySet, check_detector
@@ -36,7 +36,7 @@ from ppvision.models.network import promises
 
 __all__ = ["KdDetr", "decode_apart"]
 
-Answer = tuple[Tensor, Tensor]
+Prediction = tuple[Tensor, Tensor]
 Weights = tuple[float, float, float]
 
 
@@ -112,7 +112,10 @@ class KdDetr(GroupDetr):
                 f"({model.num_queries})"
             )
         self.teacher: Detr = teacher
-        self.pairing, self.general, self.specific, self.general_dist = pairing, general, specific, general_dist
+        self.pairing = pairing
+        self.general = general
+        self.specific = specific
+        self.general_dist = general_dist
         self.same_layers = teacher_layers == "same"
         given = (temperature, foreground_weight, reduction, cls_form)
         self.general_loss, self.specific_loss = (
@@ -149,14 +152,14 @@ class KdDetr(GroupDetr):
             asked = self.teacher.own_queries(taught)
         if self.pairing != "points":
             with paddle.no_grad():
-                answers = self.teacher.decode(taught, asked)
+                expected = self.teacher.decode(taught, asked)
             first = [(c[:, : self.model.num_queries], b[:, : self.model.num_queries]) for c, b in own]
-            return {**terms, **self.compare_pairs(first, answers, batch["targets"])}
+            return {**terms, **self.compare_pairs(first, expected, batch["targets"])}
         points = self.points(taught, asked)
         with paddle.no_grad():
-            wanted = decode_apart(self.teacher, taught, list(points.values()))
-        said = decode_apart(self.model, context, [self.for_student(q) for q in points.values()])
-        for name, teacher, student in zip(points, wanted, said, strict=True):
+            expected = decode_apart(self.teacher, taught, list(points.values()))
+        predictions = decode_apart(self.model, context, [self.for_student(q) for q in points.values()])
+        for name, teacher, student in zip(points, expected, predictions, strict=True):
             terms |= self.imitate(name, student, teacher)
         return terms
 
@@ -210,16 +213,16 @@ class KdDetr(GroupDetr):
         content, positions = (None if x is None else self.project(x) for x in (queries.content, queries.positions))
         return replace(queries, content=content, positions=positions)
 
-    def imitate(self, name: str, student: list[Answer], teacher: list[Answer]) -> dict[str, Tensor]:
+    def imitate(self, name: str, student: list[Prediction], teacher: list[Prediction]) -> dict[str, Tensor]:
         """Terms `name/*` of all layers of the student together."""
         loss = self.general_loss if name == "general" else self.specific_loss
         terms: dict[str, Tensor] = {}
-        for said, wanted in zip(student, self.lessons(student, teacher), strict=True):
-            for key, value in loss(said, wanted).items():
+        for predictions, expected in zip(student, self.lessons(student, teacher), strict=True):
+            for key, value in loss(predictions, expected).items():
                 terms[f"{name}/{key}"] = terms.get(f"{name}/{key}", 0.0) + value
         return terms
 
-    def lessons(self, student: Sequence[Answer], teacher: Sequence[Answer]) -> list[Answer]:
+    def lessons(self, student: Sequence[Prediction], teacher: Sequence[Prediction]) -> list[Prediction]:
         """What each layer of the student learns from.
 
         Raises:
@@ -234,20 +237,22 @@ class KdDetr(GroupDetr):
             )
         return list(teacher)
 
-    def compare_pairs(self, student: list[Answer], teacher: list[Answer], targets: Targets) -> dict[str, Tensor]:
+    def compare_pairs(
+        self, student: list[Prediction], teacher: list[Prediction], targets: Targets
+    ) -> dict[str, Tensor]:
         """Terms `pairs/*` of the comparisons, which share no queries."""
         terms: dict[str, Tensor] = {}
-        for said, wanted in zip(student, self.lessons(student, teacher), strict=True):
-            for key, value in self.pair(said, wanted, targets).items():
+        for predictions, expected in zip(student, self.lessons(student, teacher), strict=True):
+            for key, value in self.pair(predictions, expected, targets).items():
                 terms[f"pairs/{key}"] = terms.get(f"pairs/{key}", 0.0) + value
         return terms
 
-    def pair(self, student: Answer, teacher: Answer, targets: Targets) -> dict[str, Tensor]:
+    def pair(self, student: Prediction, teacher: Prediction, targets: Targets) -> dict[str, Tensor]:
         """Terms of one layer."""
         if self.pairing == "index":
             return self.specific_loss(student, teacher)
         if self.pairing == "matched":
-            (mine,), (theirs,) = (self.matcher([Answers.of([a])], targets) for a in (student, teacher))
+            (mine,), (theirs,) = (self.matcher([Predictions.of([a])], targets) for a in (student, teacher))
             order = [np.argsort(m.columns[0], kind="stable") for m in (mine, theirs)]
             pairs = mine.rows[0][order[0]], theirs.rows[0][order[1]]
             if mine.columns[0][order[0]].tolist() != theirs.columns[0][order[1]].tolist():
@@ -260,19 +265,19 @@ class KdDetr(GroupDetr):
             labels = logits.argmax(-1)
             count = np.full(logits.shape[0], logits.shape[1], np.int64)
             (found,) = self.matcher(
-                [Answers.of([student])], Targets(boxes, labels, count, labels.numpy(), targets.names)
+                [Predictions.of([student])], Targets(boxes, labels, count, labels.numpy(), targets.names)
             )
             pairs = found.rows[0], found.columns[0]
         if not len(pairs[0]):
             return {"cls": 0.0 * student[0].sum(), "l1": 0.0 * student[1].sum(), "giou": 0.0 * student[1].sum()}
-        said, wanted = (
-            tuple(paddle.gather(x.flatten(0, 1), tensor_of(rows)).unsqueeze(0) for x in answer)
-            for rows, answer in zip(pairs, (student, teacher), strict=True)
+        predictions, expected = (
+            tuple(paddle.gather(x.flatten(0, 1), tensor_of(rows)).unsqueeze(0) for x in prediction)
+            for rows, prediction in zip(pairs, (student, teacher), strict=True)
         )
-        return self.specific_loss(said, wanted)
+        return self.specific_loss(predictions, expected)
 
 
-def decode_apart(host: Detr, context: Context, sets: Sequence[QuerySet]) -> list[list[Answer]]:
+def decode_apart(host: Detr, context: Context, sets: Sequence[QuerySet]) -> list[list[Prediction]]:
     """Answers of each set as if it was asked alone: sets of one size go through the decoder as groups, others one after
     the other.
     """

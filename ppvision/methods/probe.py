@@ -1,4 +1,4 @@
-"""Linear probing: a frozen network judged by a linear classifier on its features.
+"""Linear probing: a frozen network evaluated by a linear classifier on its features.
 
 Only the named layers are trained; the rest stays in evaluation mode, without gradient. For `cae_v2_*` with
 `num_classes: K, pool: cls` these are the batch norm without scale and the linear layer on the class token: the

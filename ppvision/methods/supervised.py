@@ -70,7 +70,9 @@ class Supervised(Method):
         at_least(0, output_weights=output_weights)
         require(sum(output_weights) > 0, "output_weights", f"needs a number above 0, got {list(output_weights)}")
         self.output_weights = tuple(output_weights)
-        self.levels, self.weights, heads = [], [], []
+        self.levels = []
+        self.weights = []
+        heads = []
         channels = promises(model).feature_channels
         for i, item in enumerate(aux):
             part = item if isinstance(item, Component) else HEAD.read(item, f"method.aux.{i}")
@@ -87,7 +89,7 @@ class Supervised(Method):
         with blame(self.loss, "method.loss", CALL):
             return loss_promises(self.loss).normaliser(batch)
 
-    def judged(self, output: Tensor, batch: dict[str, Any]) -> Tensor:
+    def compute_loss(self, output: Tensor, batch: dict[str, Any]) -> Tensor:
         """The loss of an output."""
         with blame(self.loss, "method.loss", CALL):
             value = self.loss(output, batch)
@@ -106,12 +108,14 @@ class Supervised(Method):
                     f"{len(self.output_weights)} weights are given"
                 )
             names = ["main", *(f"aux{i}" for i in range(len(outputs) - 1))]
-            return {n: w * self.judged(o, batch) for n, w, o in zip(names, self.output_weights, outputs, strict=False)}
+            return {
+                n: w * self.compute_loss(o, batch) for n, w, o in zip(names, self.output_weights, outputs, strict=False)
+            }
         size = batch["image"].shape[2:]
         maps = self.model.features(
             batch["image"]
         )  # once: a second forward would cost time and move batch-norm statistics twice
-        terms = {"main": self.judged(self.model.decode(maps, size), batch)}
+        terms = {"main": self.compute_loss(self.model.decode(maps, size), batch)}
         for i, (level, weight, head) in enumerate(zip(self.levels, self.weights, self.aux, strict=True)):
-            terms[f"aux{i}"] = weight * self.judged(resize(head(maps[level]), size), batch)
+            terms[f"aux{i}"] = weight * self.compute_loss(resize(head(maps[level]), size), batch)
         return terms

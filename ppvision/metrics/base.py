@@ -18,16 +18,16 @@ from ppvision.errors import UserError
 
 
 class Metric:
-    """Base class. The first key of `compute()` is the figure that decides which checkpoint is best.
+    """Base class. The first key of `compute()` is the value that decides which checkpoint is best.
 
     Args:
         num_classes: number of classes K.
-        ignore_index: label that is not judged; None: every label is.
+        ignore_index: label that is not evaluated; None: every label is.
         class_names: names for the table; numbers stand in where there are none.
     """
 
-    tasks: tuple[str, ...] = ()  # whose results it can judge; empty: any
-    judges: Literal["results", "losses"] = "results"  # what `update` is given: a task's results or a Method's losses
+    tasks: tuple[str, ...] = ()  # whose results it can evaluate; empty: any
+    reads: Literal["results", "losses"] = "results"  # what `update` is given: a task's results or a Method's losses
     smaller_is_better: bool = False
 
     def __init__(self, num_classes: int, ignore_index: int | None = 255, class_names: Sequence[str] = ()):
@@ -54,7 +54,7 @@ class Metric:
         raise NotImplementedError
 
     def compute(self) -> dict[str, float]:
-        """Figure name -> value."""
+        """Name -> value."""
         raise NotImplementedError
 
     def table(self) -> list[dict[str, Any]]:
@@ -62,10 +62,10 @@ class Metric:
         return []
 
     def bind(self, dataset: Any) -> None:
-        """Told once which data set is judged, for what only some metrics and some formats know (file category ids)."""
+        """Told once which data set is used, for what only some metrics and some formats know (file category ids)."""
 
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write what figures do not say (results, curves, pictures) into a folder that exists; returns the files."""
+        """Write what metrics do not say (results, curves, pictures) into a folder that exists; returns the files."""
         return []
 
 

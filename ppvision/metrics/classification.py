@@ -19,7 +19,7 @@ class TopK(Metric):
 
     Args:
         num_classes: number of classes K.
-        ignore_index: label that is not judged; None: every label is.
+        ignore_index: label that is not evaluated; None: every label is.
         class_names: names for the table.
         ks: the values of k; the first one decides.
     """
@@ -69,7 +69,7 @@ class TopK(Metric):
         self.images = np.asarray(state["images"]).astype(np.int64)
 
     def compute(self) -> dict[str, float]:
-        """`top<k>` for each k; 0 when nothing was judged."""
+        """`top<k>` for each k; 0 when nothing was evaluated."""
         total = max(int(self.images.sum()), 1)
         return {f"top{k}": int(hits.sum()) / total for k, hits in zip(self.ks, self.hits)}
 

@@ -5,7 +5,7 @@ per image and class count. A crowd annotation is a region in which any number of
 nor wrong. Sizes go by the area of the annotation (of its polygon): small below 32^2 pixels, large from 96^2 on.
 
 The counting is done by `faster-coco-eval` (C++). Checked against `pycocotools` 2.0.11, to 1e-6
-(tests/metrics/test_coco.py). Deviates in one point: a size of which there is no annotation has no figure, where both
+(tests/metrics/test_coco.py). Deviates in one point: a size of which there is no annotation has no value, where both
 packages give -1; without any annotation the rest is 0.
 """
 
@@ -43,7 +43,7 @@ ANNOTATED = {
 
 @dataclass(frozen=True)
 class Image:
-    """One judged image: `predicted` and `annotated` hold the arrays of `PREDICTED` and `ANNOTATED`."""
+    """One evaluated image: `predicted` and `annotated` hold the arrays of `PREDICTED` and `ANNOTATED`."""
 
     name: str
     predicted: dict[str, np.ndarray]
@@ -148,19 +148,19 @@ class CocoAP(Metric):
 
     def compute(self) -> dict[str, float]:
         """`mAP` and the rest; a size without annotations is left out. All are 0 before the first image, which tells
-        what figures there are."""
+        which values there are."""
         if not self.images:
             return dict.fromkeys(NAMES, 0.0)
         precision, recall = (self._count()[key] for key in ("precision", "recall"))
-        figures = {
+        scores = {
             "mAP": _mean(precision[..., 0, -1]),
             "AP50": _mean(precision[0, ..., 0, -1]),
             "AP75": _mean(precision[5, ..., 0, -1]),
         }
         for i, size in enumerate(SIZES, start=1):
             if (precision[..., i, -1] > -1).any():
-                figures[f"AP_{size}"] = _mean(precision[..., i, -1])
-        return figures | {f"AR{n}": _mean(recall[..., 0, i]) for i, n in enumerate(MAX_BOXES)}
+                scores[f"AP_{size}"] = _mean(precision[..., i, -1])
+        return scores | {f"AR{n}": _mean(recall[..., 0, i]) for i, n in enumerate(MAX_BOXES)}
 
     def table(self) -> list[dict[str, Any]]:
         """Rows with class, AP, AP50, AP75, AR100, Objects; nan for a class without annotations."""
@@ -195,15 +195,15 @@ class CocoAP(Metric):
             counted["scores"][..., 0, -1],
             {"0.50": 0, "0.75": 5},
         )
-        judged = [i for i in range(precision.shape[2]) if (precision[..., i] > -1).any()]
+        present = [i for i in range(precision.shape[2]) if (precision[..., i] > -1).any()]
         classes = {
             self.class_names[int(counted["classes"][i])]: {
                 **{level: precision[t, :, i].tolist() for level, t in levels.items()},
                 "score": scores[0, :, i].tolist(),
             }
-            for i in judged
+            for i in present
         }
-        mean = {level: precision[t][:, judged].mean(1).tolist() for level, t in levels.items()} if judged else {}
+        mean = {level: precision[t][:, present].mean(1).tolist() for level, t in levels.items()} if present else {}
         return {"recall": np.linspace(0, 1, 101).round(2).tolist(), "mean": mean, "classes": classes}
 
     def confusion(self) -> np.ndarray:
@@ -216,7 +216,7 @@ class CocoAP(Metric):
         none = self.num_classes
         matrix = np.zeros((none + 1, none + 1), np.int64)
         for image in self.images.values():
-            predicted, objects = _judged(image, self.score, self.iou)
+            predicted, objects = _matched(image, self.score, self.iou)
             rows, columns = greedy_pairs(pairwise_iou(predicted["boxes"], objects["boxes"]), self.iou)
             np.add.at(matrix, (objects["classes"][columns], predicted["classes"][rows]), 1)
             np.add.at(matrix, (none, np.delete(predicted["classes"], rows)), 1)
@@ -264,7 +264,7 @@ class CocoAP(Metric):
 
         wrong = []
         for key, image in sorted(self.images.items()):
-            predicted, objects = _judged(image, self.score, self.iou)
+            predicted, objects = _matched(image, self.score, self.iou)
             verdict = detection_report.verdict(predicted, objects, self.iou)
             wrong.append((-int((~verdict[0]).sum() + (~verdict[1]).sum()), key, predicted, objects, verdict))
         wrong.sort(key=lambda entry: entry[:2])
@@ -355,7 +355,7 @@ def _images(state: Mapping[str, np.ndarray]) -> dict[int, Image]:
     return {key: Image(name, *pair) for key, name, *pair in zip(ids, names, *sides)}
 
 
-def _judged(image: Image, score: float, iou: float) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _matched(image: Image, score: float, iou: float) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Predictions of at least `score`, by falling score, and the single objects. A prediction inside a crowd of its
     class that meets no single object is left out."""
     order = np.argsort(-image.predicted["scores"], kind="stable")

@@ -2,7 +2,7 @@
 
 Leave-one-out on the data set that is evaluated: every image is classified by its k most similar others (cosine
 similarity s, votes weighted by exp(s / temperature)), the protocol of DINO (arXiv:2104.14294) without a training set.
-It orders encoders on one data set; its figures are not those of a k-NN with the training set as memory.
+It orders encoders on one data set; its values are not those of a k-NN with the training set as memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Knn(Metric):
 
     Args:
         num_classes: number of classes K.
-        ignore_index: label that is not judged and is nobody's neighbour.
+        ignore_index: label that is not evaluated and is nobody's neighbour.
         class_names: names for the table.
         k: number of neighbours.
         temperature: of the votes.
@@ -87,7 +87,7 @@ class Knn(Metric):
         self.rows, self.labels = list(np.asarray(state["features"])), [int(v) for v in state["labels"]]
 
     def compute(self) -> dict[str, float]:
-        """{"knn": accuracy}; 0 when nothing, or only one image, was judged."""
+        """{"knn": accuracy}; 0 when nothing, or only one image, was evaluated."""
         hits = self._hits()
         return {"knn": float(hits.mean()) if len(hits) else 0.0}
 

@@ -1,4 +1,4 @@
-"""The method's own loss on the validation images: how pre-training is judged where there are no labels."""
+"""The method's own loss on the validation images: how pre-training is evaluated where there are no labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ValidationLoss(Metric):
     `update` takes a mapping term -> value per image. A recipe needs `eval.best.mode: min`.
     """
 
-    judges = "losses"
+    reads = "losses"
     smaller_is_better = True
 
     def __init__(self, num_classes: int = 0, ignore_index: int | None = 255, class_names: Sequence[str] = ()):
@@ -38,5 +38,5 @@ class ValidationLoss(Metric):
         self.total, self.images = float(state["total"]), int(state["images"])
 
     def compute(self) -> dict[str, float]:
-        """{"loss": mean}; not a number when nothing was judged."""
+        """{"loss": mean}; not a number when nothing was evaluated."""
         return {"loss": self.total / self.images if self.images else float("nan")}

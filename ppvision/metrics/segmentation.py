@@ -1,10 +1,10 @@
-"""Figures of semantic segmentation from one integer confusion matrix.
+"""Metrics of semantic segmentation from one integer confusion matrix.
 
 Which classes are averaged: those that occur, in a label or in a prediction (TP + FP + FN > 0). A class that is
 predicted but never labelled counts as 0; one that occurs in neither is left out and shown as nan in the table.
 PaddleSeg 2.8 (`paddleseg/utils/metrics.py`) averages over all classes and gives 0 to one that does not occur. The two
 agree whenever every class occurs, as in the validation sets of Cityscapes and ADE20K, so published figures compare; on
-small subsets upstream's rule punishes classes nobody could have found. Acc, Kappa and the per-class figures are
+small subsets upstream's rule punishes classes nobody could have found. Acc, Kappa and the per-class values are
 upstream's.
 """
 
@@ -23,7 +23,7 @@ class MeanIoU(Metric):
     """mIoU, Acc (share of right pixels), Kappa (Cohen) and Dice (mean over classes), each in 0..1.
 
     `update` takes results with `labels` [H,W] integers in 0..K-1 and targets with `label` [H,W], `ignore_index` where
-    not judged.
+    not evaluated.
     """
 
     tasks = ("segmentation",)
@@ -44,8 +44,8 @@ class MeanIoU(Metric):
             predicted, label = np.asarray(result.labels), np.asarray(target["label"])
             if predicted.shape != label.shape:
                 raise UserError(f"{name}: prediction is {predicted.shape} but label is {label.shape} (H, W)")
-            judged = label != self.ignore_index
-            predicted, label = predicted[judged].astype(np.int64), label[judged].astype(np.int64)
+            counted = label != self.ignore_index
+            predicted, label = predicted[counted].astype(np.int64), label[counted].astype(np.int64)
             ignored = "" if self.ignore_index is None else f" or {self.ignore_index} (ignored)"
             for what, values, mark in (("label", label, ignored), ("prediction", predicted, "")):
                 if values.size and (values.min() < 0 or values.max() >= self.num_classes):
@@ -79,30 +79,30 @@ class MeanIoU(Metric):
             }
 
     def compute(self) -> dict[str, float]:
-        """mIoU, Acc, Kappa, Dice; all 0 when nothing was judged."""
+        """mIoU, Acc, Kappa, Dice; all 0 when nothing was evaluated."""
         total = int(self.matrix.sum())
         if total == 0:
             return {"mIoU": 0.0, "Acc": 0.0, "Kappa": 0.0, "Dice": 0.0}
-        figures = self._per_class()
+        scores = self._per_class()
         accuracy = float(np.trace(self.matrix)) / total
         labelled, predicted = self.matrix.sum(1) / total, self.matrix.sum(0) / total
         chance = float(np.dot(labelled, predicted))
         # Only one class, and all of it right: Kappa is 0/0; a perfect answer is called perfect.
         kappa = 1.0 if chance == 1.0 else (accuracy - chance) / (1.0 - chance)
         return {
-            "mIoU": float(np.nanmean(figures["IoU"])),
+            "mIoU": float(np.nanmean(scores["IoU"])),
             "Acc": accuracy,
             "Kappa": kappa,
-            "Dice": float(np.nanmean(figures["Dice"])),
+            "Dice": float(np.nanmean(scores["Dice"])),
         }
 
     def table(self) -> list[dict[str, Any]]:
-        """Rows with class, IoU, Dice, Precision, Recall, Pixels (labelled); nan where a figure is not defined."""
-        figures = self._per_class()
+        """Rows with class, IoU, Dice, Precision, Recall, Pixels (labelled); nan where a value is not defined."""
+        scores = self._per_class()
         return [
             {
                 "class": name,
-                **{key: float(values[k]) for key, values in figures.items()},
+                **{key: float(values[k]) for key, values in scores.items()},
                 "Pixels": int(self.matrix[k].sum()),
             }
             for k, name in enumerate(self.class_names)

@@ -89,8 +89,14 @@ class CaeV2(Network):
         require(whole, "image_size", f"must be a multiple of patch_size {patch_size}, got {image_size}")
         require(dim % num_heads == 0, "num_heads", f"must divide the width {dim}, got {num_heads}")
         require(dim % 4 == 0 or not abs_pos, "dim", f"must be a multiple of 4 for fixed positions, got {dim}")
-        self.num_classes, self.dim, self.depth, self.num_heads, self.pool = num_classes, dim, depth, num_heads, pool
-        self.patch_size, self.grid, self.drop_path = patch_size, image_size // patch_size, drop_path
+        self.num_classes = num_classes
+        self.dim = dim
+        self.depth = depth
+        self.num_heads = num_heads
+        self.pool = pool
+        self.patch_size = patch_size
+        self.grid = image_size // patch_size
+        self.drop_path = drop_path
         classifier = num_classes > 0
         if rel_pos_bias is None:
             rel_pos_bias = classifier and pool == "mean"

@@ -83,7 +83,9 @@ class ClipVision(Network):
         fits = image_size >= patch_size
         require(fits, "image_size", f"must hold a patch of {patch_size} pixels, got {image_size}")
         require(dim % num_heads == 0, "num_heads", f"must divide the width {dim}, got {num_heads}")
-        self.image_size, self.patch_size, self.dim = image_size, patch_size, dim
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.dim = dim
         self.grid = image_size // patch_size
         self.patch_embed = PatchEmbed(dim, patch_size, bias=False)
         self.cls_token = parameter(self, [1, 1, dim], None)

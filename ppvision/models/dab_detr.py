@@ -65,7 +65,9 @@ class FeedForward(nn.Layer):
 
     def __init__(self, dim: int, ffn: int):
         super().__init__()
-        self.linear1, self.linear2, self.activation = nn.Linear(dim, ffn), nn.Linear(ffn, dim), PReLU()
+        self.linear1 = nn.Linear(dim, ffn)
+        self.linear2 = nn.Linear(ffn, dim)
+        self.activation = PReLU()
 
     def feed(self, x: Tensor) -> Tensor:
         """[...,d] -> [...,d]."""
@@ -127,13 +129,17 @@ class DecoderLayer(FeedForward):
 
     def __init__(self, dim: int, heads: int, ffn: int, first: bool):
         super().__init__(dim, ffn)
-        self.dim, self.heads, self.first = dim, heads, first
+        self.dim = dim
+        self.heads = heads
+        self.first = first
         for name in ("sa_qcontent", "sa_qpos", "sa_kcontent", "sa_kpos", "sa_v"):
             self.add_sublayer(f"{name}_proj", nn.Linear(dim, dim))
         for name in ("ca_qcontent", "ca_kcontent", "ca_kpos", "ca_v", "ca_qpos_sine", *(["ca_qpos"] if first else [])):
             self.add_sublayer(f"{name}_proj", nn.Linear(dim, dim))
         self.self_attn, self.cross_attn = Projected(dim), Projected(dim)
-        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
 
     def forward(
         self,
@@ -171,7 +177,9 @@ class DecoderLayer(FeedForward):
 
     def to_memory(self, x: Tensor, positions: Tensor, sine: Tensor, context: Context) -> Tensor:
         """Cross-attention."""
-        q, k, v = self.ca_qcontent_proj(x), self.ca_kcontent_proj(context.memory), self.ca_v_proj(context.memory)
+        q = self.ca_qcontent_proj(x)
+        k = self.ca_kcontent_proj(context.memory)
+        v = self.ca_v_proj(context.memory)
         k_positions = self.ca_kpos_proj(context.positions)
         if self.first:
             q, k = q + self.ca_qpos_proj(positions), k + k_positions
@@ -284,7 +292,10 @@ class DabDetr(Detr):
         require(dim % (2 * heads) == 0, "dim", f"must be a multiple of 2 x {heads} heads, got {dim}")
         if backbone == "conv_stem":
             backbone = ConvStem(stem)
-        self.num_classes, self.dim, self.level, self.temperature = num_classes, dim, level, temperature
+        self.num_classes = num_classes
+        self.dim = dim
+        self.level = level
+        self.temperature = temperature
         self.num_anchors, self.num_patterns = num_queries, num_patterns
         self.num_queries, self.query_content = num_queries * max(num_patterns, 1), num_patterns > 0
         self.backbone = build_backbone(backbone, [level], backbone_options)
@@ -326,15 +337,15 @@ class DabDetr(Detr):
         x = paddle.zeros([box.shape[0], box.shape[1], self.dim])
         if queries.content is not None:
             x = x + queries.content
-        answers = []
+        outputs = []
         for i, layer in enumerate(decoder.layers):
             positions, sine = decoder.places(x, fixed, i)
             x = layer(x, positions, sine, context, queries.mask, queries.groups)
             y = decoder.norm(x)
-            answers.append(
+            outputs.append(
                 (self.class_embed(y), F.sigmoid(self.bbox_embed(y).astype("float32") + inverse_sigmoid(box)))
             )
             if i + 1 < len(decoder.layers):
                 box = F.sigmoid(self.bbox_embed(x).astype("float32") + inverse_sigmoid(fixed))
                 fixed = box.detach()
-        return answers
+        return outputs

@@ -204,7 +204,10 @@ class DeformableDetr(Detr):
         enough = len(levels) <= num_levels
         require(enough, "num_levels", f"must be at least the number of levels {len(levels)}, got {num_levels}")
         require(refine or not two_stage, "two_stage", "needs refine: true")
-        self.num_classes, self.num_queries, self.dim, self.levels = num_classes, num_queries, dim, tuple(levels)
+        self.num_classes = num_classes
+        self.num_queries = num_queries
+        self.dim = dim
+        self.levels = tuple(levels)
         self.refine, self.two_stage = refine, two_stage
         if backbone == "conv_stem":
             backbone = ConvStem(stem)
@@ -242,7 +245,7 @@ class DeformableDetr(Detr):
             raise ValueError("Deformable DETR decodes queries with content and positions")
         x = queries.content + paddle.zeros_like(context.memory[:, :1, :1])  # to the size of the batch
         at = queries.references.astype("float32")
-        answers = []
+        outputs = []
         for i, layer in enumerate(self.decoder.layers):
             places = scaled(F.sigmoid(at), context.valid_ratios)
             x = layer(x, queries.positions, places, context, queries.mask, queries.groups)
@@ -253,7 +256,7 @@ class DeformableDetr(Detr):
                 box = paddle.concat([delta[..., :2] + known, delta[..., 2:]], axis=-1)
             else:
                 box = delta + known
-            answers.append((self.class_embed[head](x), F.sigmoid(box)))
+            outputs.append((self.class_embed[head](x), F.sigmoid(box)))
             if self.refine:
                 at = box.detach()
-        return answers
+        return outputs

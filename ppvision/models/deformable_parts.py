@@ -262,7 +262,9 @@ class DeformableEncoder(nn.Layer):
         offset: float = -0.5,
     ):
         super().__init__()
-        self.dim, self.temperature, self.offset = dim, temperature, offset
+        self.dim = dim
+        self.temperature = temperature
+        self.offset = offset
         self.level_embed = self.create_parameter([levels, dim], default_initializer=nn.initializer.Normal())
         self.layers = nn.LayerList(
             DeformableEncoderLayer(dim, heads, ffn, levels, points, dropout) for _ in range(num_layers)
@@ -314,7 +316,9 @@ class DeformableDecoderLayer(FeedForward):
         super().__init__(dim, ffn, dropout)
         self.self_attn = MultiHeadAttention(dim, heads, dropout)
         self.cross_attn = MultiScaleDeformableAttention(dim, heads, levels, points)
-        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
 
     def forward(
         self,

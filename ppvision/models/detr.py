@@ -201,10 +201,10 @@ class Detr(Network):
         context = self.encode(image, valid)
         queries = self.own_queries(context) if chosen is None else self.queries(context, chosen)
         logits, boxes = self.decode(context, queries)[-1]
-        answer, proposals = {"logits": logits, "boxes": boxes}, queries.proposals
+        outputs, proposals = {"logits": logits, "boxes": boxes}, queries.proposals
         if proposals is not None and proposals.chosen is not None:
-            answer.update(chosen=proposals.chosen, scores=proposals.scores)
-        return answer
+            outputs.update(chosen=proposals.chosen, scores=proposals.scores)
+        return outputs
 
 
 def check_detector(model: nn.Layer, key: str = "model") -> None:

@@ -184,7 +184,10 @@ class Dino(Detr):
         within(0, 1, below=True, dropout=dropout)
         require(dim % heads == 0, "heads", f"must divide the width {dim}, got {heads}")
         require(dim % 4 == 0, "dim", f"must be a multiple of 4, got {dim}")
-        self.num_classes, self.num_queries, self.dim, self.levels = num_classes, num_queries, dim, tuple(levels)
+        self.num_classes = num_classes
+        self.num_queries = num_queries
+        self.dim = dim
+        self.levels = tuple(levels)
         if backbone == "conv_stem":
             backbone = ConvStem(stem)
         self.backbone = build_backbone(backbone, self.levels, backbone_options)
@@ -239,14 +242,14 @@ class Dino(Detr):
         zero = paddle.zeros_like(context.memory[:, :1, :1])  # to the batch's size, whatever a part's first axis is
         x = queries.content + zero
         reference = before = queries.references.detach() + zero.astype("float32")
-        answers: list[tuple[Tensor, Tensor]] = []
+        outputs: list[tuple[Tensor, Tensor]] = []
         for layer, scores, boxes in zip(self.decoder.layers, self.dec_score_head, self.dec_bbox_head):
             at = scaled(F.sigmoid(reference), context.valid_ratios)
             positions = self.query_pos_head(sine_boxes(at[:, :, 0], self.dim // 2).astype(x.dtype))
             x = layer(x, positions, at, context, queries.mask, queries.groups)
-            said = self.decoder.norm(x)
-            answers.append((scores(said), F.sigmoid(boxes(said).astype("float32") + before)))
-            if len(answers) < len(self.decoder.layers):
+            normed = self.decoder.norm(x)
+            outputs.append((scores(normed), F.sigmoid(boxes(normed).astype("float32") + before)))
+            if len(outputs) < len(self.decoder.layers):
                 before = boxes(x).astype("float32") + reference
                 reference = before.detach()
-        return answers
+        return outputs

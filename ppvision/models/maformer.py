@@ -160,7 +160,10 @@ class GlobalTokens(nn.Layer):
 
     def __init__(self, channels: int, kind: Gld, grid: int, ratio: int, resize: bool):
         super().__init__()
-        self.kind, self.grid, self.ratio, self.resize = kind, grid, ratio, resize
+        self.kind = kind
+        self.grid = grid
+        self.ratio = ratio
+        self.resize = resize
         self.side = -(-grid // ratio)  # of the K tokens, at the size of "fc"
         if kind == "fc":
             shape, std = [self.side**2, grid * grid], 1.0 / grid
@@ -372,7 +375,9 @@ class MAFormer(Network):
         _check(num_classes, width, depths, head_dim, windows, stem, gld, fusion, dense_vote)
         hidden = [round(width * 2**s * mlp_ratio) for s in range(len(depths))]
         require(min(hidden) >= 1, "mlp_ratio", f"leaves the hidden layers {hidden} channels, got {mlp_ratio}")
-        self.num_classes, self.dense_vote, self.stem_stride = num_classes, dense_vote, stem[1]
+        self.num_classes = num_classes
+        self.dense_vote = dense_vote
+        self.stem_stride = stem[1]
         channels = [width * 2**s for s in range(len(depths))]
         self.num_features = channels[-1]
         rates = iter(float(r) for r in paddle.linspace(0, drop_path, sum(depths)).numpy())

@@ -132,14 +132,14 @@ class Tower(nn.Layer):
         width: C.
         convs: number of convolutions before the last.
         last: name of the last one.
-        num_out: its channels: anchors of a cell times `answers`.
+        num_out: its channels: anchors of a cell times `num_values`.
         answers: numbers per anchor.
         std: of the weights at the start.
         bias: of the last one at the start.
     """
 
     def __init__(
-        self, width: int, convs: int, last: str, num_out: int, answers: int, std: float = 0.01, bias: float = 0.0
+        self, width: int, convs: int, last: str, num_out: int, num_values: int, std: float = 0.01, bias: float = 0.0
     ):
         super().__init__()
         start = nn.initializer.Normal(std=std)
@@ -147,11 +147,11 @@ class Tower(nn.Layer):
             *(nn.Sequential(_conv(width, width, 3, start=start), nn.ReLU()) for _ in range(convs))
         )
         setattr(self, last, _conv(width, num_out, 3, start=start, bias=bias))
-        self.last, self.answers = last, answers
+        self.last, self.num_values = last, num_values
 
     def forward(self, x: Tensor) -> Tensor:
         y = getattr(self, self.last)(self.conv(x))
-        return y.transpose([0, 2, 3, 1]).reshape([0, -1, self.answers])
+        return y.transpose([0, 2, 3, 1]).reshape([0, -1, self.num_values])
 
 
 class Head(nn.Layer):
@@ -219,9 +219,15 @@ class RetinaNet(Network):
         require(anchor_scale > 0, "anchor_scale", f"must be above 0, got {anchor_scale}")
         require(len(ratios) > 0 and min(ratios) > 0, "ratios", f"are numbers above 0, got {list(ratios)}")
         require(len(levels) >= 1, "levels", "names at least one map of the backbone")
-        self.num_classes, self.levels, self.width = num_classes, tuple(levels), width
-        self.anchor_scale, self.ratios, self.octaves = float(anchor_scale), tuple(ratios), octaves
-        self.candidates, self.nms_iou, self.nms_rounds = candidates, nms_iou, nms_rounds
+        self.num_classes = num_classes
+        self.levels = tuple(levels)
+        self.width = width
+        self.anchor_scale = float(anchor_scale)
+        self.ratios = tuple(ratios)
+        self.octaves = octaves
+        self.candidates = candidates
+        self.nms_iou = nms_iou
+        self.nms_rounds = nms_rounds
         body = build_backbone(ConvStem(stem) if backbone == "conv_stem" else backbone, self.levels, backbone_options)
         self.feature_channels, self.feature_strides = dict(body.feature_channels), dict(body.feature_strides)
         strides = [self.feature_strides[level] for level in self.levels]
@@ -250,7 +256,7 @@ class RetinaNet(Network):
         return grid_anchors(shapes, self.strides, canvas, self.anchor_scale, self.ratios, self.octaves)
 
     def dense(self, image: Tensor) -> Dense:
-        """What is said at every anchor: what losses and teachers look at."""
+        """The predictions at every anchor: what losses and teachers look at."""
         maps = self.features(image)
         levels = self.backbone.fpn([maps[level] for level in self.levels])
         logits, deltas = self.head(levels)
@@ -262,11 +268,11 @@ class RetinaNet(Network):
 
         Args:
             image: [B,3,H,W].
-            valid: bool [B,H,W], True where the image is no padding; boxes are then relative to that part. What is said
+            valid: bool [B,H,W], True where the image is no padding; boxes are then relative to that part. The choice
                 does not depend on it.
         """
-        answer = self.explained(image, None, None, valid)
-        return {"logits": answer["logits"], "boxes": answer["boxes"]}
+        outputs = self.explained(image, None, None, valid)
+        return {"logits": outputs["logits"], "boxes": outputs["boxes"]}
 
     def explained(
         self,
@@ -288,16 +294,16 @@ class RetinaNet(Network):
             logits, boxes; `chosen`; `scores` [B,A*K], by which was chosen; `kept`; `excess` [B,N,N], by which was kept
             (see `excess_overlap`).
         """
-        said = self.dense(image)
-        logits = said.logits.astype("float32")
+        predictions = self.dense(image)
+        logits = predictions.logits.astype("float32")
         if chosen is None:
             chosen = self._best(logits)
         count = chosen.shape[1]
         row, label = chosen // self.num_classes, chosen % self.num_classes
         scores = logits.flatten(1)
         score = paddle.take_along_axis(scores, chosen, axis=1, broadcast=False)
-        deltas = paddle.take_along_axis(said.deltas, row.unsqueeze(-1).tile([1, 1, 4]), axis=1, broadcast=False)
-        anchors = paddle.gather(said.anchors, row.flatten()).reshape([-1, count, 4])
+        deltas = paddle.take_along_axis(predictions.deltas, row.unsqueeze(-1).tile([1, 1, 4]), axis=1, broadcast=False)
+        anchors = paddle.gather(predictions.anchors, row.flatten()).reshape([-1, count, 4])
         corners = cxcywh_to_xyxy(decode_boxes(deltas, anchors)).clip(0.0, 1.0)
         if valid is not None:
             share = picture_share(valid).tile([1, 2])

@@ -206,7 +206,10 @@ class VitDet(Network):
         require(image_size % patch_size == 0, "image_size", f"must be a multiple of {patch_size}, got {image_size}")
         fits = pretrain_size % patch_size == 0
         require(fits, "pretrain_size", f"must be a multiple of {patch_size}, got {pretrain_size}")
-        self.dim, self.depth, self.patch_size, self.grid = dim, depth, patch_size, pretrain_size // patch_size
+        self.dim = dim
+        self.depth = depth
+        self.patch_size = patch_size
+        self.grid = pretrain_size // patch_size
         self.patch_embed = PatchEmbed(dim, patch_size)
         self.abs_pos = abs_pos
         if abs_pos:

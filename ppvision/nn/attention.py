@@ -56,7 +56,9 @@ class MultiHeadAttention(nn.Layer):
         super().__init__()
         if dim % heads:
             raise ValueError(f"attention: {heads} heads do not divide width {dim}")
-        self.dim, self.heads, self.dropout = dim, heads, dropout
+        self.dim = dim
+        self.heads = heads
+        self.dropout = dropout
         xavier = nn.initializer.XavierUniform(fan_in=dim, fan_out=3 * dim)
         self.in_proj_weight = self.create_parameter([dim, 3 * dim], default_initializer=xavier)
         self.in_proj_bias = self.create_parameter([3 * dim], is_bias=True)

@@ -50,7 +50,10 @@ class MultiScaleDeformableAttention(nn.Layer):
         super().__init__()
         if dim % heads:
             raise ValueError(f"deformable attention: {heads} heads do not divide width {dim}")
-        self.dim, self.heads, self.levels, self.points = dim, heads, levels, points
+        self.dim = dim
+        self.heads = heads
+        self.levels = levels
+        self.points = points
         zero, xavier = nn.initializer.Constant(0.0), nn.initializer.XavierUniform()
 
         def linear(num_out: int, start: nn.initializer.Initializer) -> nn.Linear:
@@ -100,7 +103,10 @@ class MultiScaleDeformableAttention(nn.Layer):
     def _sample(
         self, query: Tensor, references: Tensor, value: Tensor, shapes: Sequence[tuple], valid: Tensor | None
     ) -> Tensor:
-        heads, levels, points, width = self.heads, self.levels, self.points, self.dim // self.heads
+        heads = self.heads
+        levels = self.levels
+        points = self.points
+        width = self.dim // self.heads
         value = _linear(self.value_proj, value)
         if valid is not None:
             value = value * valid.unsqueeze(-1).astype(value.dtype)

@@ -63,7 +63,10 @@ def relative_position_index(height: int, width: int) -> np.ndarray:
     pairs = (y[:, None] - y[None] + height - 1) * (2 * width - 1) + x[:, None] - x[None] + width - 1
     rows = (2 * height - 1) * (2 * width - 1)
     index = np.empty((1 + height * width,) * 2, np.int64)
-    index[1:, 1:], index[0, :], index[:, 0], index[0, 0] = pairs, rows, rows + 1, rows + 2
+    index[1:, 1:] = pairs
+    index[0, :] = rows
+    index[:, 0] = rows + 1
+    index[0, 0] = rows + 2
     return index
 
 
@@ -136,7 +139,9 @@ class Attention(nn.Layer):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"attention: {num_heads} heads do not divide width {dim}")
-        self.dim, self.num_heads, self.scale = dim, num_heads, (dim // num_heads) ** -0.5
+        self.dim = dim
+        self.num_heads = num_heads
+        self.scale = (dim // num_heads) ** -0.5
         self.qkv = nn.Linear(dim, 3 * dim, bias_attr=False)
         self.q_bias, self.v_bias = parameter(self, [dim]), parameter(self, [dim])
         self.proj = nn.Linear(dim, dim)

@@ -422,8 +422,8 @@ def _need(path: Path, block: str, values: Mapping[str, Any], keys: Mapping[str, 
     for key, kind in keys.items():
         value = values.get(key)
         if not isinstance(value, kind):
-            said = "is missing" if value is None else f"is {value!r}"
-            raise UserError(f"{path}: {block}.{key} {said}; the file was damaged or altered, export again")
+            problem = "is missing" if value is None else f"is {value!r}"
+            raise UserError(f"{path}: {block}.{key} {problem}; the file was damaged or altered, export again")
 
 
 def _altered(path: Path, key: str) -> UserError:

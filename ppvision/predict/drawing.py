@@ -77,7 +77,9 @@ def draw_boxes(
     return np.asarray(picture)
 
 
-HIT, FALSE_ALARM, MISS = (0, 170, 0), (220, 0, 0), (255, 210, 0)
+HIT = (0, 170, 0)
+FALSE_ALARM = (220, 0, 0)
+MISS = (255, 210, 0)
 
 
 def draw_hits(

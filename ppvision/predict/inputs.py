@@ -54,9 +54,9 @@ def _read_list(path: Path, suffixes: Collection[str]) -> list[Path]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        said = ", ".join(sorted(suffixes))
+        known = ", ".join(sorted(suffixes))
         kind = _kind(suffixes)
-        raise UserError(f"{path}: neither an {kind} ({said}) nor a text file with a list of {kind}s") from None
+        raise UserError(f"{path}: neither an {kind} ({known}) nor a text file with a list of {kind}s") from None
     found = []
     for number, line in enumerate(lines, start=1):
         line = line.strip()

@@ -37,8 +37,8 @@ def filled(
     for name, array in inputs.items():
         kind = specs[name].kind if specs is not None and name in specs else "image"
         if kind not in ("size", "points"):
-            wanted = batch + 1 if kind == "offsets" else batch
-            result[name] = np.concatenate([array, np.repeat(array[-1:], wanted - len(array), axis=0)])
+            length = batch + 1 if kind == "offsets" else batch
+            result[name] = np.concatenate([array, np.repeat(array[-1:], length - len(array), axis=0)])
     return result
 
 
@@ -74,7 +74,9 @@ class GraphNet:
     """
 
     def __init__(self, session: Any, inputs: Mapping[str, Input], name: str = "graph"):
-        self.session, self.inputs, self.name = session, dict(inputs), name
+        self.session = session
+        self.inputs = dict(inputs)
+        self.name = name
 
     def __call__(self, **given: Tensor) -> Any:
         """The outputs by name; a single one by itself. A mask that is not given is True everywhere."""

@@ -106,8 +106,12 @@ class Predictor:
             if backend != "paddle":
                 raise UserError(f"backend {backend} runs an export; give its folder instead of a recipe")
             loaded = _from_config(source, overrides, weights, self.device, task_options)
-        self.nets, self.task, self.transform = loaded.nets, loaded.task, loaded.transform
-        self.model_name, self.fixed_batch, self.picture = loaded.model_name, loaded.batch, loaded.picture
+        self.nets = loaded.nets
+        self.task = loaded.task
+        self.transform = loaded.transform
+        self.model_name = loaded.model_name
+        self.fixed_batch = loaded.batch
+        self.picture = loaded.picture
 
     @property
     def input_shape(self) -> tuple[int, ...]:

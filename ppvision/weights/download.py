@@ -248,7 +248,7 @@ class _Download:
         self.url, self.path, self.expected, self.timeout = url, path, expected, timeout
         self.part, self.state = _beside(path, ".part"), _beside(path, ".part.json")
         self.progress = progress and sys.stderr.isatty()
-        self.answered = False  # whether the server has answered at all
+        self.responded = False  # whether the server has answered at all
         self.patched = False  # whether the part was put together from several answers
 
     def run(self) -> None:
@@ -330,7 +330,7 @@ class _Download:
         else:
             size = 0
         with self._get(session, headers) as response:
-            self.answered = True
+            self.responded = True
             self._check_redirects(response)
             if response.status_code == 206 and size:
                 total = self._check_range(response, size, state)
@@ -371,7 +371,7 @@ class _Download:
             else:  # cut in the middle
                 raise _Again(f"the connection broke ({_innermost(cause)})") from None
             # Where nothing ever answered a repetition only delays the message.
-            raise (_Again(reason) if self.answered else self._error(reason)) from None
+            raise (_Again(reason) if self.responded else self._error(reason)) from None
         except (requests.RequestException, below.HTTPError, ValueError) as e:
             raise self._error(f"cannot be fetched ({_innermost(e)})") from None
 

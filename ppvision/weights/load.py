@@ -47,12 +47,12 @@ class Report:
     def problem(self) -> str:
         """Missing, unexpected and mismatched names, five of each and the counts; empty when there are none."""
         shapes = [f"{k} is {_shape(a)}, expected {_shape(b)}" for k, (a, b) in self.mismatched.items()]
-        said = [
+        problems = [
             f"{len(names)} {kind} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})"
             for kind, names in (("missing", self.missing), ("unexpected", self.unexpected), ("mismatched", shapes))
             if names
         ]
-        return "; ".join(said)
+        return "; ".join(problems)
 
 
 def _shape(shape: Sequence[int]) -> str:

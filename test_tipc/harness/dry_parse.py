@@ -62,19 +62,19 @@ def _argparse(script: str, words: Sequence[str]) -> str | None:
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, os.path.dirname(script))
     spec.loader.exec_module(module)
-    said = io.StringIO()
+    messages = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(messages):
             module.parser().parse_args(words)
     except SystemExit:
-        return f"{script}: {said.getvalue().strip().splitlines()[-1]}"
+        return f"{script}: {messages.getvalue().strip().splitlines()[-1]}"
     return None
 
 
 def main() -> None:
     """Faults as [[index, text], ...] on standard output."""
-    answers = [(i, fault(command)) for i, command in enumerate(json.load(sys.stdin))]
-    json.dump([[i, text] for i, text in answers if text], sys.stdout)
+    faults = [(i, fault(command)) for i, command in enumerate(json.load(sys.stdin))]
+    json.dump([[i, text] for i, text in faults if text], sys.stdout)
 
 
 if __name__ == "__main__":

@@ -90,19 +90,19 @@ def _check(where: str, row: Any, needed: Set[str], optional: Set[str] = frozense
 
 def stale(configs: str, table: str = TABLE, templates: str = TEMPLATES) -> list[str]:
     """Paths below `configs` that `generate` would change: other text, missing, or of no row of the table."""
-    wanted = texts(table, templates)
+    expected = texts(table, templates)
     there = {p.relative_to(configs).as_posix() for p in Path(configs).rglob("*") if p.is_file()}
-    other = {path for path in wanted if path in there and Path(configs, path).read_text("utf-8") != wanted[path]}
-    return sorted(other | (wanted.keys() ^ there))
+    other = {path for path in expected if path in there and Path(configs, path).read_text("utf-8") != expected[path]}
+    return sorted(other | (expected.keys() ^ there))
 
 
 def generate(configs: str, table: str = TABLE, templates: str = TEMPLATES) -> list[str]:
     """Write what is out of date; returns the paths written. What belongs to no row stays, and `stale` names it."""
-    wanted, written = texts(table, templates), []
+    expected, written = texts(table, templates), []
     for path in stale(configs, table, templates):
-        if path in wanted:
+        if path in expected:
             target = Path(configs, path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(wanted[path], encoding="utf-8")
+            target.write_text(expected[path], encoding="utf-8")
             written.append(path)
     return written

@@ -62,7 +62,7 @@ def after_word(lines: Iterable[str], keyword: str) -> list[float]:
     return found
 
 
-def averages(lines: Iterable[str]) -> list[dict[str, float]]:
+def epoch_means(lines: Iterable[str]) -> list[dict[str, float]]:
     """As `check_loss.sh` reads `train.log`: in lines with `[Train]` and `[Avg]`, what follows the last `]` is
     `name: float` pairs separated by commas.
 

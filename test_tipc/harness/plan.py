@@ -177,9 +177,9 @@ def _train_branch(
     first = {} if gpu == "-1" or ips else {"CUDA_VISIBLE_DEVICES": cards.split(",")[0]}
     several = "," in cards
     skip = None
-    wanted = 1 + max(int(i) for i in cards.split(","))
-    if wanted > gpus and (device != "cpu" or several):
-        skip = f"no device: card {wanted - 1} of {gpus}"
+    needed = 1 + max(int(i) for i in cards.split(","))
+    if needed > gpus and (device != "cpu" or several):
+        skip = f"no device: card {needed - 1} of {gpus}"
 
     python, iters = shlex.split(recipe.value(3)), recipe.by_mode(7, mode)
     length = argument(recipe.key(7), iters)
@@ -298,19 +298,19 @@ def _inference(
         numbers.append(result.add(step))
 
     for device in recipe.items(41):
-        said = f"{recipe.key(41)}={device}"
+        device_flag = f"{recipe.key(41)}={device}"
         if device in ("cpu", "False"):
             for mkldnn, threads, batch, precision in _cpu_rounds(recipe, quantised):
                 tail = f"usemkldnn_{mkldnn}_threads_{threads}_precision_{precision}_batchsize_{batch}"
                 results = f"{folder}/python_infer_cpu_{tail}_results"
-                argv = [*script, said, f"{recipe.key(42)}={mkldnn}", *argument(recipe.key(43), threads)]
+                argv = [*script, device_flag, f"{recipe.key(42)}={mkldnn}", *argument(recipe.key(43), threads)]
                 argv += model_argument + argument(recipe.key(44), batch) + image_argument + benchmark
                 argv += argument(recipe.key(46), precision) + argument(recipe.key(51), results) + name
                 add(argv, f"python_infer_cpu_gpu_{gpu}_{tail}.log", results)
         else:
             for tensorrt, precision, batch in _gpu_rounds(recipe, quantised):
                 tail = f"usetrt_{tensorrt}_precision_{precision}_batchsize_{batch}"
-                argv = [*script, said, *argument(recipe.key(45), tensorrt), *argument(recipe.key(46), precision)]
+                argv = [*script, device_flag, *argument(recipe.key(45), tensorrt), *argument(recipe.key(46), precision)]
                 argv += model_argument + argument(recipe.key(44), batch) + image_argument + benchmark + name
                 add(argv, f"python_infer_gpu_gpu_{gpu}_{tail}.log", None)
     return numbers

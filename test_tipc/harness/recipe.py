@@ -238,25 +238,25 @@ def _foreign(lines: Sequence[Line]) -> str | None:
 
 def _fit(path: str, lines: Sequence[Line], keys: Sequence[str]) -> None:
     """Every line's key fits its position."""
-    for line, wanted in zip(lines, keys):
+    for line, expected in zip(lines, keys):
         where = f"{path}:{line.number}:"
-        if wanted.startswith("="):
-            if wanted[1:] not in (_header(line.text) or ""):
-                raise TxtError(f"{where} expected the header '==={wanted[1:]}===', got '{line.text}'")
-        elif wanted == "##":
+        if expected.startswith("="):
+            if expected[1:] not in (_header(line.text) or ""):
+                raise TxtError(f"{where} expected the header '==={expected[1:]}===', got '{line.text}'")
+        elif expected == "##":
             if line.text.strip() != "##":
                 raise TxtError(f"{where} expected the spacer '##', got '{line.text}'")
-        elif wanted == "inference_dir":
-            if _header(line.text) is None and line.key != wanted:
+        elif expected == "inference_dir":
+            if _header(line.text) is None and line.key != expected:
                 raise TxtError(f"{where} expected a header or 'inference_dir:<name>', got '{line.text}'")
-        elif wanted == "flag":
+        elif expected == "flag":
             if line.key != "null" and not line.key.startswith("--"):
                 raise TxtError(f"{where} expected a flag '--name:value' or 'null:null', got '{line.text}'")
-        elif wanted == "name":
+        elif expected == "name":
             if not re.fullmatch(r"\w+", line.key):
                 raise TxtError(f"{where} expected 'name:command' or 'null:null', got '{line.text}'")
-        elif line.key != wanted:
-            raise TxtError(f"{where} expected '{wanted}:', got '{line.text}'")
+        elif line.key != expected:
+            raise TxtError(f"{where} expected '{expected}:', got '{line.text}'")
     if len(lines) < len(keys):
         last = lines[-1].number if lines else 0
         raise TxtError(f"{path}:{last}: the file ends here; line {len(lines) + 1} should be '{keys[len(lines)]}'")
@@ -281,9 +281,9 @@ def _trailing(path: str, lines: Sequence[Line]) -> tuple[dict[str, list[Line]], 
             sections[name].append(line)
     for title, body in sections.items():
         if title == "train_benchmark_params":
-            for line, wanted in zip(body, BENCHMARK_KEYS):
-                if line.key != wanted:
-                    raise TxtError(f"{path}:{line.number}: expected '{wanted}:' in {title}, got '{line.text}'")
+            for line, expected in zip(body, BENCHMARK_KEYS):
+                if line.key != expected:
+                    raise TxtError(f"{path}:{line.number}: expected '{expected}:' in {title}, got '{line.text}'")
             if len(body) < len(BENCHMARK_KEYS):
                 raise TxtError(f"{path}: the section {title} ends before '{BENCHMARK_KEYS[len(body)]}:'")
     return sections, extras

@@ -150,11 +150,11 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     for summary in sorted(summaries, key=lambda s: s["model_name"]):
         steps = summary["steps"]
         seconds = lambda *kinds, steps=steps: sum(s["wall_s"] for s in steps if s["kind"] in kinds)
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for step in steps:
             if step["kind"] in ("train", "eval", "benchmark"):
-                figures |= {k: v for k, v in step["metrics"].items() if k != "ips" or step["kind"] == "benchmark"}
-        shown = ", ".join(f"{k} {v:.3f}" for k, v in list(figures.items())[:2])
+                metrics |= {k: v for k, v in step["metrics"].items() if k != "ips" or step["kind"] == "benchmark"}
+        shown = ", ".join(f"{k} {v:.3f}" for k, v in list(metrics.items())[:2])
         bad = [f"{s['kind']} {s['status']}" for s in steps if s["status"] not in ("passed", "skipped")]
         result = ", ".join(bad) or ("passed" if summary["passed"] else "nothing ran")
         skipped = f", {summary['skipped']} skipped" if summary["skipped"] else ""

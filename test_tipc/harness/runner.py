@@ -327,15 +327,15 @@ def image_stems(source: str | None) -> list[str]:
 def _use_last_weights(plan: Plan, step: Step) -> None:
     """A recipe without evaluation leaves no best_model: what follows takes the last step's weights."""
     for alternatives in step.makes:
-        wanted, _, other = alternatives.partition("|")
-        if other and not Path(wanted).is_file():
+        first, _, other = alternatives.partition("|")
+        if other and not Path(first).is_file():
             for later in plan.steps[step.number :]:
                 if step.number in later.needs:
-                    later.argv = [word.replace(wanted, other) for word in later.argv]
+                    later.argv = [word.replace(first, other) for word in later.argv]
 
 
 def metrics_of(kind: str, lines: Sequence[str]) -> dict[str, float]:
-    """Figures of a step's output: last loss and mean speed of a training, an evaluation's figures, times per image."""
+    """Metrics of a step's output: last loss and mean speed of a training, an evaluation's metrics, times per image."""
     found: dict[str, float] = {}
     if kind in ("train", "benchmark"):
         train = [line for line in lines if "[TRAIN]" in line]

@@ -80,20 +80,20 @@ class TestMain:
         assert capsys.readouterr().err.startswith("error: unknown command 'trian'; did you mean 'train'? (commands: ")
 
     @pytest.mark.parametrize(
-        ("error", "status", "said"),
+        ("error", "status", "message"),
         [
             (UserError("wrong\nkey"), 2, "error: wrong key\n"),
             (RunError("disk full"), 1, "error: disk full\n"),
             (KeyboardInterrupt(), 130, "interrupted\n"),
         ],
     )
-    def test_statuses(self, monkeypatch, capsys, error, status, said):
+    def test_statuses(self, monkeypatch, capsys, error, status, message):
         def fail(argv: list[str]) -> int:
             raise error
 
         monkeypatch.setattr("ppvision.cli.models.main", fail)
         assert main(["models"]) == status
-        assert capsys.readouterr().err == said
+        assert capsys.readouterr().err == message
 
     def test_a_bug_keeps_its_traceback(self, monkeypatch):
         monkeypatch.setattr("ppvision.cli.models.main", lambda argv: 1 / 0)

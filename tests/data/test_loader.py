@@ -119,10 +119,10 @@ class TestStream:
     def test_a_worker_has_one_thread(self, monkeypatch, workers, threads):
         monkeypatch.setenv("OMP_NUM_THREADS", "7")
 
-        def told(sample: dict, rng: np.random.Generator) -> dict:
+        def with_threads(sample: dict, rng: np.random.Generator) -> dict:
             return {**sample, "threads": int(os.environ["OMP_NUM_THREADS"])}
 
-        (batch,) = take(Loader(Numbers(4), told, batch_size=2, shuffle=False, workers=workers).stream(), 1)
+        (batch,) = take(Loader(Numbers(4), with_threads, batch_size=2, shuffle=False, workers=workers).stream(), 1)
         assert list(batch["threads"]) == [threads, threads] and os.environ["OMP_NUM_THREADS"] == "7"
 
     def test_large_batches_travel_unchanged(self, tmp_path):
@@ -290,16 +290,16 @@ class TestBadSamples:
 
 class TestWorkers:
     @pytest.mark.parametrize(
-        "how, said", [(signal.SIGKILL, "was killed by SIGKILL (out of memory?"), (None, "ended with status 3")]
+        "how, cause", [(signal.SIGKILL, "was killed by SIGKILL (out of memory?"), (None, "ended with status 3")]
     )
-    def test_a_death_names_the_sample(self, how, said, message):
+    def test_a_death_names_the_sample(self, how, cause, message):
         def act(i: int) -> None:
             if i == 11:
                 os.kill(os.getpid(), how) if how else os._exit(3)
 
         loader = Loader(Numbers(20, act), None, batch_size=2, shuffle=False, workers=2)
         text = message(lambda: list(loader))
-        assert said in text and "while reading 'numbers/11.png' (sample 11)" in text and "data.workers=0" in text
+        assert cause in text and "while reading 'numbers/11.png' (sample 11)" in text and "data.workers=0" in text
         assert_no_children()
 
     def test_a_mistake_in_the_code_shows_where(self):

@@ -132,7 +132,7 @@ class TestDetector:
 
 class TestMistakes:
     @pytest.mark.parametrize(
-        "flags, said",
+        "flags, message",
         [
             (["--use_trt=True"], "paddlepaddle-gpu"),
             (["--run_mode=trt_fp16"], "paddlepaddle-gpu"),
@@ -148,7 +148,7 @@ class TestMistakes:
             (["--trt_min_shape=3"], "go together"),
         ],
     )
-    def test_refused_with_status_2(self, tmp_path, images, flags, said, capsys):
+    def test_refused_with_status_2(self, tmp_path, images, flags, message, capsys):
         given = [
             "--device=cpu",
             f"--config={exported()[2]}",
@@ -157,7 +157,7 @@ class TestMistakes:
         ]
         assert script(main, [*given, *flags]) == 2
         error = capsys.readouterr().err.strip()
-        assert said in error and error.startswith("error: ") and "\n" not in error
+        assert message in error and error.startswith("error: ") and "\n" not in error
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.skipif(paddle.device.is_compiled_with_cuda(), reason="has CUDA")
@@ -167,10 +167,10 @@ class TestMistakes:
         assert "built without CUDA" in capsys.readouterr().err
 
     def test_a_recipe_is_no_export(self, images, tmp_path, capsys):
-        for config, said in [(exported()[0], "ppvision export --config"), (tmp_path / "none.yml", "no such file")]:
+        for config, message in [(exported()[0], "ppvision export --config"), (tmp_path / "none.yml", "no such file")]:
             assert script(main, [f"--config={config}", f"--image_path={images}"]) == 2
             error = capsys.readouterr().err.strip()
-            assert said in error and str(config) in error and "\n" not in error
+            assert message in error and str(config) in error and "\n" not in error
 
     @pytest.mark.parametrize("entry", ["infer", "infer_onnx"])
     def test_images_are_never_replaced(self, images, entry, capsys):
@@ -195,17 +195,17 @@ class TestMistakes:
         assert "--image_path is missing" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
-        "name, said",
+        "name, message",
         [("other.onnx", "describes model.onnx"), ("none.onnx", "no such file"), ("alone/model.onnx", "deploy.yaml")],
     )
-    def test_onnx_files_that_belong_to_no_export(self, tmp_path, images, name, said):
+    def test_onnx_files_that_belong_to_no_export(self, tmp_path, images, name, message):
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         if "none" not in name:
             file.write_bytes((exported()[2] / "model.onnx").read_bytes())
         if "other" in name:
             (tmp_path / "deploy.yaml").write_bytes((exported()[2] / "deploy.yaml").read_bytes())
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             main_onnx([f"--onnx_file={file}", f"--img_path={images}"])
 
 

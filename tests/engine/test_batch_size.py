@@ -67,20 +67,20 @@ def recipe(tmp_path_factory):
     return folder / "r.yml", folder / "w.pdparams"
 
 
-def figures(recipe, size: int) -> dict[str, float]:
+def metrics(recipe, size: int) -> dict[str, float]:
     return ppvision.evaluate(recipe[0], [f"eval.batch_size={size}"], weights=recipe[1])
 
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_mean_average_precision(recipe, size):
-    alone = figures(recipe, 1)
+    alone = metrics(recipe, 1)
     assert 0.05 < alone["mAP"] < 0.95
-    assert figures(recipe, size) == alone
+    assert metrics(recipe, size) == alone
 
 
 def test_these_pictures_can_tell(recipe, monkeypatch):
     """Judged with the padding of their neighbours, they give other figures."""
-    alone = figures(recipe, 1)
+    alone = metrics(recipe, 1)
     monkeypatch.setattr(evaluator, "by_size", lambda batch: [batch])
-    assert figures(recipe, 1) == alone
-    assert figures(recipe, 2)["mAP"] != alone["mAP"] != figures(recipe, 4)["mAP"]
+    assert metrics(recipe, 1) == alone
+    assert metrics(recipe, 2)["mAP"] != alone["mAP"] != metrics(recipe, 4)["mAP"]

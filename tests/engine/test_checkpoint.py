@@ -52,11 +52,11 @@ def test_a_damaged_checkpoint_is_told_and_passed_over(tmp_path, damage):
         file.unlink()
     else:
         (file.parent / "SHA256SUMS").unlink()
-    said = []
-    assert checkpoint.newest(tmp_path, said.append).folder.name == "iter_5"
-    assert len(said) == 1 and "iter_10" in said[0] and "using iter_5" in said[0]
-    said.clear()
-    assert checkpoint.find(str(tmp_path / "iter_10"), tmp_path, said.append).folder.name == "iter_5" and said
+    messages = []
+    assert checkpoint.newest(tmp_path, messages.append).folder.name == "iter_5"
+    assert len(messages) == 1 and "iter_10" in messages[0] and "using iter_5" in messages[0]
+    messages.clear()
+    assert checkpoint.find(str(tmp_path / "iter_10"), tmp_path, messages.append).folder.name == "iter_5" and messages
 
 
 def test_all_damaged_is_an_error_and_none_is_none(tmp_path):

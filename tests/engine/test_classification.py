@@ -59,8 +59,8 @@ def recipe(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(recipe) -> Path:
     folder = recipe.parent / "run"
-    figures = ppvision.train(recipe, [f"train.save_dir={folder}"])
-    assert figures["top1"] == 1.0
+    metrics = ppvision.train(recipe, [f"train.save_dir={folder}"])
+    assert metrics["top1"] == 1.0
     return folder
 
 
@@ -124,7 +124,7 @@ def test_fashion_mnist_in_short(tmp_path):
         folder = fetch("fashion_mnist", root=tmp_path)
     except UserError as error:
         pytest.skip(f"Debian's registry cannot be reached from everywhere: {error}")
-    figures = ppvision.train(
+    metrics = ppvision.train(
         ROOT / "configs/maformer/maformer_fashion_mini.yml",
         [
             *(f"train.save_dir={tmp_path / 'run'}", f"data.root={folder / 'idx'}", "train.seed=0"),
@@ -132,4 +132,4 @@ def test_fashion_mnist_in_short(tmp_path):
             *("train.ema=null", "schedule.warmup_iters=40"),
         ],
     )
-    assert figures["top1"] > 0.80
+    assert metrics["top1"] > 0.80

@@ -69,7 +69,7 @@ def test_two_epochs_resumed_for_two_more_equal_four(recipe, run, monkeypatch):
 
     def interrupted(self, batches):
         logs = update(self, batches)
-        self.stop_wanted = self.step == 6
+        self.stop_requested = self.step == 6
         return logs
 
     with monkeypatch.context() as patch:
@@ -97,8 +97,8 @@ def test_groups_stay_out_of_the_model_file(recipe, run):
     extra = {k.split(".")[0] for k in method if not k.startswith("model.")}
     assert extra == {"groups", "denoising"}
     assert {k.removeprefix("model.") for k in method if k.startswith("model.")} == set(model)
-    figures = evaluate(recipe, ["model.num_classes=4"], weights=str(run / "latest"))
-    assert 0 <= figures["mAP"] <= 1
+    metrics = evaluate(recipe, ["model.num_classes=4"], weights=str(run / "latest"))
+    assert 0 <= metrics["mAP"] <= 1
 
 
 def test_a_run_begins_with_all_groups_of_another(recipe, run, tmp_path, capsys):
@@ -124,8 +124,8 @@ def test_a_run_begins_with_all_groups_of_another(recipe, run, tmp_path, capsys):
 def test_dino_debug_learns_four_bears(tmp_path):
     """AP50 of at least 0.95 and AP of at least 0.6 on four photographs, within a thousand updates."""
     data = fetch("bear_coco", root=tmp_path / "bear_coco")
-    figures = train(
+    metrics = train(
         ROOT / "configs/dino/dino_bear_mini.yml", [f"data.root={data}", f"train.save_dir={tmp_path / 'run'}"]
     )
-    assert figures["AP50"] >= 0.95 and figures["mAP"] >= 0.6
+    assert metrics["AP50"] >= 0.95 and metrics["mAP"] >= 0.6
     assert checkpoint.newest(tmp_path / "run").state["step"] <= 1000

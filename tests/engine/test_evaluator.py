@@ -62,8 +62,8 @@ def evaluator(*batches):
 
 def test_a_perfect_network_scores_one():
     """The network sees the normalised image, the metric the untouched annotation."""
-    figures = evaluator(batch([(6, 8), (6, 8)]), batch([(4, 5)], seed=1))({"model": Function(perfect)})
-    assert list(figures)[0] == "mIoU" and figures["mIoU"] == figures["Acc"] == 1.0
+    metrics = evaluator(batch([(6, 8), (6, 8)]), batch([(4, 5)], seed=1))({"model": Function(perfect)})
+    assert list(metrics)[0] == "mIoU" and metrics["mIoU"] == metrics["Acc"] == 1.0
 
 
 def test_images_of_one_batch_are_judged_without_their_neighbours_padding():
@@ -73,23 +73,23 @@ def test_images_of_one_batch_are_judged_without_their_neighbours_padding():
         seen.append(tuple(x.shape))
         return perfect(x)
 
-    judge = evaluator(batch([(6, 8), (4, 5), (6, 8)]))
-    assert judge({"model": Function(net)})["mIoU"] == 1.0
+    evaluate = evaluator(batch([(6, 8), (4, 5), (6, 8)]))
+    assert evaluate({"model": Function(net)})["mIoU"] == 1.0
     assert sorted(seen) == [(1, 3, 4, 5), (2, 3, 6, 8)]
 
 
 def test_a_second_pass_begins_at_zero():
-    judge = evaluator(batch([(6, 8)]))
-    wrong = judge({"model": Function(lambda x: perfect(x).flip(1))})["mIoU"]
-    assert wrong < 0.5 and judge({"model": Function(perfect)})["mIoU"] == 1.0
-    assert judge({"model": Function(lambda x: perfect(x).flip(1))})["mIoU"] == wrong
+    evaluate = evaluator(batch([(6, 8)]))
+    wrong = evaluate({"model": Function(lambda x: perfect(x).flip(1))})["mIoU"]
+    assert wrong < 0.5 and evaluate({"model": Function(perfect)})["mIoU"] == 1.0
+    assert evaluate({"model": Function(lambda x: perfect(x).flip(1))})["mIoU"] == wrong
 
 
 def test_stops_between_batches():
-    answers = iter([False, True])
-    judge = evaluator(batch([(6, 8)]), batch([(6, 8)]))
-    assert judge({"model": Function(perfect)}, stop=lambda: next(answers)) == {}
-    assert judge.metrics[0].state()["matrix"].sum() == 48
+    stops = iter([False, True])
+    evaluate = evaluator(batch([(6, 8)]), batch([(6, 8)]))
+    assert evaluate({"model": Function(perfect)}, stop=lambda: next(stops)) == {}
+    assert evaluate.metrics[0].state()["matrix"].sum() == 48
 
 
 def test_needs_no_gradient():

@@ -64,26 +64,26 @@ def test_resuming_between_two_lazy_steps_is_bitwise(straight):
 
 
 def test_the_loss_is_that_of_the_phases_of_every_update(straight):
-    _, run, said = straight
+    _, run, output = straight
     lines = [r for r in records(run) if r["kind"] == "train"]
     assert [r["step"] for r in lines if "r1/r1" in r["parts"]] == [1, 4, 7]
     for line in lines:
         parts = line["parts"]
         assert line["loss"] == pytest.approx(parts["d/d"] + parts["g/fool"] + parts["g/colour"], rel=1e-12)
         assert parts.get("r1/r1", 1.0) > 0.0
-    assert "no gradient reaches" not in said  # of the penalty, which does not reach the discriminator's biases
-    assert "warning" not in said
+    assert "no gradient reaches" not in output  # of the penalty, which does not reach the discriminator's biases
+    assert "warning" not in output
 
 
 def test_the_average_is_of_the_generator_only(straight):
     _, run, _ = straight
-    model, method, average = (read(run / "latest" / name) for name in FILES[:3])
+    model, method, ema = (read(run / "latest" / name) for name in FILES[:3])
     assert {k.split(".")[0] for k in model} == {"generator", "encoder"}
-    assert {k.split(".")[0] for k in average} == {"generator"}
+    assert {k.split(".")[0] for k in ema} == {"generator"}
     assert {k.split(".")[0] for k in method} == {"model", "discriminator"}
-    for key in average:
+    for key in ema:
         raw = method[key.replace("generator.", "model.")]
-        np.testing.assert_array_equal(model[key], average[key])
+        np.testing.assert_array_equal(model[key], ema[key])
         assert np.abs(model[key] - raw).max() > 1e-5, key
     start = read(run / "iter_4/model.pdparams")
     np.testing.assert_array_equal(model["encoder.conv.weight"], start["encoder.conv.weight"])

@@ -26,16 +26,16 @@ class Log:
         self.epochs.append(values)
 
 
-def trained(said, log, steps):
+def trained(tracker, log, steps):
     """Update by update, as the loop does it; the rate is a tenth of the step."""
-    said.start(steps[0] - 1)
+    tracker.start(steps[0] - 1)
     for step in steps:
-        with said.reading():
+        with tracker.reading():
             pass
-        with said.updating():
+        with tracker.updating():
             pass
-        said.collect(TERMS[step])
-        said.report(log, step, step / 10)
+        tracker.collect(TERMS[step])
+        tracker.report(log, step, step / 10)
 
 
 def without_times(lines):
@@ -74,10 +74,10 @@ def test_a_state_continues(stop):
 
 
 def test_a_state_with_one_count_for_all_terms_is_read():
-    log, said = Log(), Progress(LENGTH, 100, 4)
-    said.load({"pending": [], "epoch_sum": {"loss": 3.0, "main": 1.0}, "epoch_count": 2})
-    said.collect({"loss": 6.0, "main": 2.0})
-    said.report(log, 3, 0.1)
+    log, tracker = Log(), Progress(LENGTH, 100, 4)
+    tracker.load({"pending": [], "epoch_sum": {"loss": 3.0, "main": 1.0}, "epoch_count": 2})
+    tracker.collect({"loss": 6.0, "main": 2.0})
+    tracker.report(log, 3, 0.1)
     assert log.epochs == [(1, 3, 3.0, {"main": 1.0})]
 
 
@@ -85,19 +85,19 @@ def test_cost_is_of_the_updates_since_the_last_line(monkeypatch):
     updates = [(0.0, 1.0), (1.0, 4.0), (50.0, 51.0), (51.0, 54.0)]  # read, update, and the same again much later
     ticks = iter([0.0, 0.0, *(tick for pair in updates for tick in pair), 60.0])
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(ticks))
-    log, said = Log(), Progress(LENGTH, 2, 4)
-    trained(said, log, [1, 2])
+    log, tracker = Log(), Progress(LENGTH, 2, 4)
+    trained(tracker, log, [1, 2])
     cost, eta = log.lines[0][6:]
     assert cost == {"batch_cost": 4.0, "reader_cost": 1.0, "ips": 1.0}  # evaluations between updates do not count here
     assert eta == 6 * 30.0  # but here: it is the clock's
 
 
 def test_an_update_that_was_skipped_has_no_terms_and_a_line_without_any_is_left_out():
-    log, said = Log(), Progress(LENGTH, 2, 4)
+    log, tracker = Log(), Progress(LENGTH, 2, 4)
     for step in (1, 2):
-        said.collect({})
-        said.report(log, step, 0.1)
-    assert log.lines == [] and said.pending == []
+        tracker.collect({})
+        tracker.report(log, step, 0.1)
+    assert log.lines == [] and tracker.pending == []
 
 
 def test_bad_samples_of_each_rank_go_on(monkeypatch):

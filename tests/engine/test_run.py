@@ -48,7 +48,7 @@ class Scores:
         return {} if self.asked[-1] else {self.name: next(self.scores)}
 
 
-def judged_run(path, folder, scores, *overrides):
+def scored_run(path, folder, scores, *overrides):
     """A run whose evaluations are scripted."""
     cfg = load(path, [f"train.save_dir={folder}", *overrides])
     parts = build_parts(cfg)
@@ -88,7 +88,7 @@ def test_workers_do_not_change_a_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("state", "now", "said"),
+    ("state", "now", "warning"),
     [
         ({}, (2, "7"), None),  # a checkpoint of before the two were recorded
         ({"threads": 2, "kernels": "7"}, (2, "7"), None),
@@ -97,12 +97,12 @@ def test_workers_do_not_change_a_run(tmp_path):
         ({"threads": 2, "kernels": "7"}, (2, None), "OMP_NUM_THREADS=2 MKL_DEBUG_CPU_TYPE="),
     ],
 )
-def test_other_threads_or_kernels_are_told(state, now, said):
+def test_other_threads_or_kernels_are_told(state, now, warning):
     lines = []
     check_arithmetic(state, Path("run/iter_4"), now, lines.append)
     was = "OMP_NUM_THREADS=2 MKL_DEBUG_CPU_TYPE=7"
-    whole = f"run/iter_4 was made with {was} (now {said}): the run goes on, but not bit for bit; for that set {was}"
-    assert lines == ([] if said is None else [f"{whole} before the start (or --threads 2)"])
+    whole = f"run/iter_4 was made with {was} (now {warning}): the run goes on, but not bit for bit; for that set {was}"
+    assert lines == ([] if warning is None else [f"{whole} before the start (or --threads 2)"])
 
 
 def test_threads_that_come_too_late_are_told(tmp_path, capsys):
@@ -153,7 +153,7 @@ def test_evaluate_repeats_the_figures_of_the_run(tmp_path, capsys):
 
 def test_a_worse_evaluation_does_not_replace_the_best(tmp_path):
     scores = Scores(0.5, 0.9, 0.7, 0.8)
-    run = judged_run(recipe(tmp_path), tmp_path / "run", scores, "train.save_interval=2", "train.keep=1")
+    run = scored_run(recipe(tmp_path), tmp_path / "run", scores, "train.save_interval=2", "train.keep=1")
     assert os.readlink(run / "best_model") == "iter_4" and checkpoint.steps(run) == [4, 8]
     state = json.loads((run / "latest/state.json").read_text())
     assert (state["best"]["value"], state["evals_without_gain"]) == (0.9, 2)
@@ -162,14 +162,14 @@ def test_a_worse_evaluation_does_not_replace_the_best(tmp_path):
 def test_resume_keeps_the_best_score(tmp_path):
     scores = Scores(0.9, 0.5, 0.6)
     path = recipe(tmp_path)
-    judged_run(path, tmp_path / "run", scores)
-    run = judged_run(path, tmp_path / "run", scores, "train.resume=auto", "train.iters=12")
+    scored_run(path, tmp_path / "run", scores)
+    run = scored_run(path, tmp_path / "run", scores, "train.resume=auto", "train.iters=12")
     assert os.readlink(run / "best_model") == "iter_4"
 
 
 def test_early_stop(tmp_path):
     scores = Scores(0.9, 0.5, 0.4, 0.3)
-    run = judged_run(recipe(tmp_path), tmp_path / "run", scores, "train.save_interval=2", "train.early_stop=2")
+    run = scored_run(recipe(tmp_path), tmp_path / "run", scores, "train.save_interval=2", "train.early_stop=2")
     assert checkpoint.steps(run)[-1] == 6
 
 
@@ -391,16 +391,16 @@ def test_resuming_at_an_earlier_step_forgets_the_way_that_was_left(tmp_path):
 def test_resuming_from_another_folder_brings_the_best_model(tmp_path):
     scores = Scores(0.9, 0.5, 0.4)
     path = recipe(tmp_path)
-    first = judged_run(path, tmp_path / "first", scores)
-    second = judged_run(path, tmp_path / "second", scores, f"train.resume={first}/iter_8", "train.iters=12")
+    first = scored_run(path, tmp_path / "first", scores)
+    second = scored_run(path, tmp_path / "second", scores, f"train.resume={first}/iter_8", "train.iters=12")
     assert os.readlink(second / "best_model") == "iter_4" and (second / "best_model" / "model.pdparams").is_file()
 
 
 def test_an_early_stop_stays_stopped(tmp_path, capsys):
     scores = Scores(0.9, 0.5, 0.4)
     path = recipe(tmp_path)
-    judged_run(path, tmp_path / "run", scores, "train.save_interval=2", "train.early_stop=2")
-    judged_run(path, tmp_path / "run", scores, "train.save_interval=2", "train.early_stop=2", "train.resume=auto")
+    scored_run(path, tmp_path / "run", scores, "train.save_interval=2", "train.early_stop=2")
+    scored_run(path, tmp_path / "run", scores, "train.save_interval=2", "train.early_stop=2", "train.resume=auto")
     assert "stopped early; nothing to do" in capsys.readouterr().out
 
 
@@ -433,7 +433,7 @@ def test_a_run_does_not_overwrite_its_own_recipe(tmp_path):
 
 def test_a_signal_while_evaluating_saves_at_once(tmp_path, capsys):
     scores = Scores(0.5, 0.6, signal_at=0)
-    run = judged_run(recipe(tmp_path), tmp_path / "run", scores)
+    run = scored_run(recipe(tmp_path), tmp_path / "run", scores)
     assert scores.asked == [True]
     assert checkpoint.steps(run) == [4] and "continue with --resume" in capsys.readouterr().out
 
@@ -448,8 +448,8 @@ def test_the_figure_does_not_depend_on_the_batch_size(tmp_path):
             file = str(tmp_path / "data" / name)
             cv2.imwrite(file, cv2.resize(cv2.imread(file, cv2.IMREAD_UNCHANGED), size[::-1], interpolation=mode))
     run = run_of(path, tmp_path / "run", "eval.enabled=false")
-    figures = [evaluate(path, [f"eval.batch_size={n}"], weights=str(run / "latest")) for n in (1, 2, 3)]
-    assert figures[0] == figures[1] == figures[2]
+    metrics = [evaluate(path, [f"eval.batch_size={n}"], weights=str(run / "latest")) for n in (1, 2, 3)]
+    assert metrics[0] == metrics[1] == metrics[2]
 
 
 class TestContinuingWithAnotherRecipe:
@@ -459,7 +459,7 @@ class TestContinuingWithAnotherRecipe:
         return path, run_of(path, tmp_path / "run")
 
     @pytest.mark.parametrize(
-        ("override", "told"),
+        ("override", "message"),
         [
             ("train.batch_size=1", "train.batch_size 2 (now 1)"),
             ("train.accumulate=2", "train.accumulate 1 (now 2)"),
@@ -479,17 +479,19 @@ class TestContinuingWithAnotherRecipe:
             ("train.sync_bn=true", "train.sync_bn False (now True)"),
         ],
     )
-    def test_another_run_is_refused(self, begun, override, told):
+    def test_another_run_is_refused(self, begun, override, message):
         path, run = begun
         before = sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*"))
         with pytest.raises(UserError) as caught:
             run_of(path, run, "train.resume=auto", "train.iters=6", override)
         text = str(caught.value)
-        assert told in text and "--overwrite" in text and "iter_4/model.pdparams" in text and "train.iters" not in text
+        assert (
+            message in text and "--overwrite" in text and "iter_4/model.pdparams" in text and "train.iters" not in text
+        )
         assert sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*")) == before
 
     @pytest.mark.parametrize(
-        ("override", "told"),
+        ("override", "warning"),
         [
             ("log.interval=1", "log.interval 3 (now 1)"),
             ("train.iters=6", "train.iters 4 (now 6); the schedule now spans the new length"),
@@ -501,12 +503,12 @@ class TestContinuingWithAnotherRecipe:
             ("data.val.transforms=[{type: PadTo, multiple: 16}]", "data.val.transforms"),
         ],
     )
-    def test_what_does_no_harm_is_told(self, begun, override, told, capsys):
+    def test_what_does_no_harm_is_told(self, begun, override, warning, capsys):
         path, run = begun
         capsys.readouterr()
         run_of(path, run, "train.resume=auto", override)
         out = capsys.readouterr().out
-        assert len([line for line in out.splitlines() if line.startswith("warning: ")]) == 1 and told in out
+        assert len([line for line in out.splitlines() if line.startswith("warning: ")]) == 1 and warning in out
 
     def test_the_same_recipe_is_silent_and_defaults_may_be_written_out(self, begun, capsys):
         path, run = begun
@@ -520,11 +522,11 @@ class TestContinuingWithAnotherRecipe:
         from ppvision.engine.continuity import check_continuity
 
         path, run = begun
-        told = []
-        check_continuity(load(path, ["train.batch_size=1"]), run / "iter_4", told.append, (1, 2))
-        assert told == []
+        warnings = []
+        check_continuity(load(path, ["train.batch_size=1"]), run / "iter_4", warnings.append, (1, 2))
+        assert warnings == []
         with pytest.raises(UserError, match=r"train.batch_size 2 in 1 processes \(now 2 in 2 processes\)"):
-            check_continuity(load(path), run / "iter_4", told.append, (1, 2))
+            check_continuity(load(path), run / "iter_4", warnings.append, (1, 2))
 
     def test_a_checkpoint_without_its_recipe_is_told(self, begun):
         from ppvision.config import load
@@ -532,9 +534,9 @@ class TestContinuingWithAnotherRecipe:
 
         path, run = begun
         (run / "iter_4/config.yml").unlink()
-        told = []
-        check_continuity(load(path), run / "iter_4", told.append)
-        assert len(told) == 1 and "cannot be compared" in told[0]
+        warnings = []
+        check_continuity(load(path), run / "iter_4", warnings.append)
+        assert len(warnings) == 1 and "cannot be compared" in warnings[0]
 
 
 def test_bad_samples_stay_counted_when_a_run_is_continued(tmp_path):
@@ -560,14 +562,14 @@ def test_the_logged_rate_is_the_one_of_the_update(tmp_path):
 def test_evaluations_without_gain_are_kept_when_a_run_is_continued(tmp_path):
     scores = Scores(0.9, 0.5, 0.4, 0.3, 0.2)
     path = recipe(tmp_path, train={"save_interval": 2, "iters": 4})
-    judged_run(path, tmp_path / "run", scores)
-    run = judged_run(path, tmp_path / "run", scores, "train.resume=auto", "train.iters=20", "train.early_stop=2")
+    scored_run(path, tmp_path / "run", scores)
+    run = scored_run(path, tmp_path / "run", scores, "train.resume=auto", "train.iters=20", "train.early_stop=2")
     assert checkpoint.steps(run)[-1] == 6  # one without gain before, one after
 
 
 def test_the_smallest_may_be_the_best(tmp_path):
     scores = Scores(0.5, 0.3, 0.7, 0.4)
-    run = judged_run(
+    run = scored_run(
         recipe(tmp_path), tmp_path / "run", scores, "train.save_interval=2", "eval.best={name: mIoU, mode: min}"
     )
     state = json.loads((run / "latest/state.json").read_text())
@@ -580,8 +582,8 @@ def test_the_line_of_an_evaluation_has_its_date(tmp_path, capsys):
     run = run_of(path, tmp_path / "run")
     trained = [line for line in capsys.readouterr().out.splitlines() if "[EVAL] #Images" in line]
     evaluate(path, [f"train.save_dir={run}"])
-    (judged,) = [line for line in capsys.readouterr().out.splitlines() if "[EVAL] #Images" in line]
-    for line in (*trained, judged):
+    (evaluated,) = [line for line in capsys.readouterr().out.splitlines() if "[EVAL] #Images" in line]
+    for line in (*trained, evaluated):
         assert re.match(r"\[\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\] INFO: \[EVAL\] #Images: 3 mIoU: 0\.\d+", line)
 
 
@@ -612,4 +614,4 @@ def test_networks_and_data_of_different_tasks_are_one_line(tmp_path):
 def test_a_figure_that_the_data_do_not_give_cannot_be_the_best(tmp_path):
     scores, rule = Scores(0.5, name="other"), "eval.best={name: mIoU, mode: max}"
     with pytest.raises(UserError, match="eval.best=.*: the validation data give no 'mIoU', only other"):
-        judged_run(recipe(tmp_path), tmp_path / "run", scores, "train.save_interval=2", rule)
+        scored_run(recipe(tmp_path), tmp_path / "run", scores, "train.save_interval=2", rule)

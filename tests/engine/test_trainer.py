@@ -68,8 +68,8 @@ def test_continuation_is_bitwise(kind, optimizer, tmp_path):
     assert [resumed.update(batches(i)) for i in range(4, 8)] == logs[4:]
     for key, value in weights_of(straight).items():
         np.testing.assert_array_equal(weights_of(resumed)[key], value, err_msg=key)
-    for key, value in straight.average.state().items():
-        np.testing.assert_array_equal(resumed.average.state()[key], value, err_msg=key)
+    for key, value in straight.ema.state().items():
+        np.testing.assert_array_equal(resumed.ema.state()[key], value, err_msg=key)
 
 
 def test_a_frozen_teacher_stays_in_eval_unchanged_and_outside_the_checkpoint():
@@ -199,7 +199,7 @@ def test_a_partly_frozen_deployable_is_averaged():
 
 
 def everything(trainer):
-    return weights_of(trainer) | {f"average of {k}": np.array(v) for k, v in trainer.average.state().items()}
+    return weights_of(trainer) | {f"average of {k}": np.array(v) for k, v in trainer.ema.state().items()}
 
 
 @pytest.mark.parametrize("place", ["image", "loss", "gradient"])

@@ -61,14 +61,14 @@ def run(tmp_path_factory) -> tuple[Path, Path]:
 
 def test_the_loss_decides_and_can_be_had_again(run, capsys):
     path, folder = run
-    judged = [r["metrics"]["loss"] for r in records(folder) if r["kind"] == "eval"]
+    losses = [r["metrics"]["loss"] for r in records(folder) if r["kind"] == "eval"]
     best = json.loads((folder / "latest/state.json").read_text())["best"]
-    assert len(judged) == 2 and best["value"] == min(judged) and 0 < best["value"] < 2
-    assert evaluate(path, weights=str(folder / "latest"))["loss"] == pytest.approx(judged[-1], rel=1e-6)
+    assert len(losses) == 2 and best["value"] == min(losses) and 0 < best["value"] < 2
+    assert evaluate(path, weights=str(folder / "latest"))["loss"] == pytest.approx(losses[-1], rel=1e-6)
     # neither the batches nor what is beside an image in them matter
     for size in (1, 5):
-        figures = evaluate(path, [f"eval.batch_size={size}"], weights=str(folder / "latest/model.pdparams"))
-        assert figures["loss"] == pytest.approx(judged[-1], rel=1e-5)
+        metrics = evaluate(path, [f"eval.batch_size={size}"], weights=str(folder / "latest/model.pdparams"))
+        assert metrics["loss"] == pytest.approx(losses[-1], rel=1e-5)
     with pytest.raises(UserError, match="was trained with another teacher"):  # the one drawn from another seed
         evaluate(path, ["train.seed=1"], weights=str(folder / "latest"))
 
@@ -77,8 +77,8 @@ def test_the_averaged_encoder_is_judged(run):
     """With the raw weights the figure is another one: `model.pdparams` holds the average."""
     path, folder = run
     raw = {k.removeprefix("model."): v for k, v in read(folder / "latest/method.pdparams").items() if "model." in k}
-    averaged = read(folder / "latest/model.pdparams")
-    assert any(not np.array_equal(raw[k], averaged[k]) for k in averaged)
+    saved = read(folder / "latest/model.pdparams")
+    assert any(not np.array_equal(raw[k], saved[k]) for k in saved)
 
 
 def test_each_evaluation_leaves_pictures(run):

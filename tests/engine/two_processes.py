@@ -40,7 +40,7 @@ for step in range(5):
             lambda phase, batch: {"ce": method.model(batch["image"]).mean() * float("nan")},
         )
     if mode == "stop" and step == 2 and rank == 1:
-        trainer.stop_wanted = True
+        trainer.stop_requested = True
     logs.append(trainer.update([mine]))
     if mode == "nan" and step == 2 and rank == world - 1:
         method.losses = whole_loss
@@ -54,7 +54,7 @@ for step in range(5):
         trainer = trainer_of(method, "adam", lr=0.05, warn=warnings.append, **options)
         trainer.load(state, files.__getitem__, "the first half")
 if mode == "statistics":
-    trainer.average_buffers()
+    trainer.sync_buffers()
 ragged = distributed.gather({"n": np.arange(rank + 1)})
 assert [g["n"].tolist() for g in ragged] == [list(range(r + 1)) for r in range(len(ragged))]
 counts = sum(g["n"] for g in distributed.gather({"n": np.array([rank + 1, 10], "int64")})).tolist()

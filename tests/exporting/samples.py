@@ -47,8 +47,8 @@ class TinyDetector(nn.Layer):
         tokens = self.stem(image).flatten(2).transpose([0, 2, 1])
         queries = self.queries.weight.unsqueeze(0)
         share = nn.functional.softmax(paddle.matmul(queries * 8, tokens, transpose_y=True), axis=-1)
-        answers = paddle.matmul(share, tokens) + queries * 8
-        return {"logits": self.head(answers) * 8, "boxes": nn.functional.sigmoid(self.box(answers) * 4)}
+        decoded = paddle.matmul(share, tokens) + queries * 8
+        return {"logits": self.head(decoded) * 8, "boxes": nn.functional.sigmoid(self.box(decoded) * 4)}
 
 
 def randomise(net: nn.Layer, seed: int = 0) -> nn.Layer:

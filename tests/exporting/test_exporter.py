@@ -182,7 +182,7 @@ class TestDetection:
         net.set_state_dict(paddle.load(str(weights)))
         net.eval()
         deployed = Deployed(net, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-        raw = {name: value.numpy() for name, value in deployed.answers({"x": paddle.to_tensor(x)}).items()}
+        raw = {name: value.numpy() for name, value in deployed.outputs({"x": paddle.to_tensor(x)}).items()}
         files = {"model": folder / "model.json", "params": folder / "model.pdiparams", "onnx": folder / "model.onnx"}
         whole = np.ones((shape[0], *shape[1:]), bool)
         product = open_session(backend, "cpu", Runtime(), **files)({"x": x, "valid": whole})
@@ -238,14 +238,14 @@ class TestDetection:
         swapped = np.roll(mine["chosen"], 3, axis=1)
         other = reference(inputs, swapped)
         assert np.abs(other["logits"] - mine["logits"]).max() > 0.1  # what stands behind a query has changed
-        wanted, given = parity.settled(reference, inputs, mine, other, 1e-4)
-        assert parity.relative_errors(wanted, given)[0] < 1e-6 and len(given) == 2
+        expected, given = parity.settled(reference, inputs, mine, other, 1e-4)
+        assert parity.relative_errors(expected, given)[0] < 1e-6 and len(given) == 2
         count = mine["scores"].shape[1]
         order = np.arange(count, dtype="f4")
         wrong = {**other, "chosen": (swapped + 1) % count, "scores": mine["scores"] + order}
         mine["scores"] = mine["scores"] + 0.1 * order[::-1]  # now one order is right, not theirs
-        wanted, given = parity.settled(reference, inputs, mine, wrong, 1e-4)
-        assert parity.relative_errors(wanted, given)[0] > 1e-2
+        expected, given = parity.settled(reference, inputs, mine, wrong, 1e-4)
+        assert parity.relative_errors(expected, given)[0] > 1e-2
 
     @pytest.mark.slow
     @pytest.mark.parametrize("name", HOSTS)
@@ -302,7 +302,7 @@ class TestInstallation:
         assert names(tmp_path) == ["mine"]
 
     @pytest.mark.parametrize(
-        "name, keep, said",
+        "name, keep, message",
         [
             ("model.pdiparams", -4, "has 1052 bytes of at least 1056"),
             ("model.pdiparams", 100, "cannot be read back"),
@@ -312,7 +312,7 @@ class TestInstallation:
             ("raw/model.json", 100, "model.json was not written completely"),
         ],
     )
-    def test_a_file_cut_off_by_a_full_disk(self, net, tmp_path, monkeypatch, name, keep, said):
+    def test_a_file_cut_off_by_a_full_disk(self, net, tmp_path, monkeypatch, name, keep, message):
         def save(layer, stem, inputs, outputs, real=exporter.save_static):
             real(layer, stem, inputs, outputs)
             raw = stem.parent.name == "raw"
@@ -321,7 +321,7 @@ class TestInstallation:
                 path.write_bytes(path.read_bytes()[:keep])
 
         monkeypatch.setattr(exporter, "save_static", save)
-        with pytest.raises(RunError, match=f"{said}.* disk full"):
+        with pytest.raises(RunError, match=f"{message}.* disk full"):
             export_layer(net, tmp_path / "out", tiny_spec())
         assert names(tmp_path) == []
 
@@ -449,7 +449,7 @@ class TestSabotage:
 
 class TestArguments:
     @pytest.mark.parametrize(
-        "changes, said",
+        "changes, message",
         [
             ({"formats": ("onxx",)}, "did you mean 'onnx'"),
             ({"shapes": {"x": [1, 3, 32]}}, r"the shape of 'x' is \[B, 3, H, W\], .* got \[1, 3, 32\]"),
@@ -460,8 +460,8 @@ class TestArguments:
             ({"task": "classification", "output_op": "argmax"}, "there is: softmax, none"),
         ],
     )
-    def test_refused(self, net, tmp_path, changes, said):
-        with pytest.raises(UserError, match=said):
+    def test_refused(self, net, tmp_path, changes, message):
+        with pytest.raises(UserError, match=message):
             export_layer(net, tmp_path / "out", tiny_spec(**changes))
         assert not (tmp_path / "out").exists()
 

@@ -56,7 +56,7 @@ class TestNames:
     def test_of_twelve_outputs_each_has_its_own(self, tmp_path):
         layer = Deployed(randomise(Many()), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         x = paddle.to_tensor(np.random.default_rng(0).uniform(0, 1, (2, 3, 4, 5)).astype(np.float32))
-        expected = {name: value.numpy() for name, value in layer.answers({"x": x}).items()}
+        expected = {name: value.numpy() for name, value in layer.outputs({"x": x}).items()}
         layer.eval()
         save_static(layer, tmp_path / "m", {"image": IMAGE}, list(expected))
         files = tuple(tmp_path / f"m{suffix}" for suffix in (".json", ".pdiparams", ".onnx"))
@@ -117,7 +117,7 @@ class TestShapes:
         }  # fmt: skip
 
     @pytest.mark.parametrize(
-        ("shapes", "said"),
+        ("shapes", "message"),
         [
             ({"imag": [1, 3, 4, 4]}, r"no input 'imag' \(inputs: x, valid, crop_face, size\)"),
             ({"x": [1, 4, 4, 4]}, r"shape of 'x' is \[B, 3, H, W\], -1 for a free side, got \[1, 4, 4, 4\]"),
@@ -126,8 +126,8 @@ class TestShapes:
             ({"size": [3]}, r"shape of 'size' is \[2\]"),
         ],
     )
-    def test_refused(self, shapes, said):
-        with pytest.raises(UserError, match=said):
+    def test_refused(self, shapes, message):
+        with pytest.raises(UserError, match=message):
             self.sides(**shapes)
 
     def test_two_that_contradict_each_other(self):

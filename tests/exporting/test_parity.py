@@ -83,7 +83,7 @@ class TestVerdict:
         assert parity.faults([self.row(agreement=None)], 1e-4, 0.999) == {}
 
     @pytest.mark.parametrize(
-        "changes, said",
+        "changes, message",
         [
             ({"max_error": 2e-4}, "error 2.00e-04 at 1x3x4x4"),
             ({"max_error": float("nan")}, "error nan"),
@@ -91,9 +91,9 @@ class TestVerdict:
             ({"fault": "RuntimeError: no"}, "RuntimeError: no"),
         ],
     )
-    def test_past_bounds_the_figure_is_named(self, changes, said):
+    def test_past_bounds_the_figure_is_named(self, changes, message):
         found = parity.faults([self.row(backend="a"), self.row(**changes)], 1e-4, 0.999)
-        assert list(found) == ["paddle"] and said in found["paddle"]
+        assert list(found) == ["paddle"] and message in found["paddle"]
 
     def test_report_is_json(self, tmp_path):
         rows = [self.row(), self.row(max_error=float("inf"), latency_ms=None, fault="x")]
@@ -108,24 +108,24 @@ class TestChoices:
     """Networks that choose tokens by rank: ties are settled as the backend has them, anything else is a difference."""
 
     scores = np.array([[0.1, 3.0, 2.0, 2.00001, 1.0, 1.99999]], np.float32)
-    told: list
+    fixed: list
 
     def reference(self, x, chosen=None):
         """Answers depend on which token stands where, as with learned content."""
-        self.told = [] if chosen is None else chosen.tolist()
+        self.fixed = [] if chosen is None else chosen.tolist()
         chosen = np.array([[1, 3, 2]]) if chosen is None else chosen
         logits = chosen[..., None] * np.array([[[1.0], [2.0], [3.0]]])
         return {"logits": logits, "boxes": chosen + 0.5, "chosen": chosen, "scores": self.scores}
 
     def errors(self, choice):
         outputs = self.reference(None, np.array([choice]))
-        wanted, given = parity.settled(self.reference, None, self.reference(None), outputs, 1e-4)
-        return parity.relative_errors(wanted, given)[0]
+        expected, given = parity.settled(self.reference, None, self.reference(None), outputs, 1e-4)
+        return parity.relative_errors(expected, given)[0]
 
     def test_ties_in_any_order_and_at_the_end_of_the_list(self):
         for choice in ([1, 3, 2], [1, 2, 3], [1, 3, 5], [1, 5, 2]):
             assert self.errors(choice) == 0
-        assert self.told == [[1, 5, 2]]
+        assert self.fixed == [[1, 5, 2]]
 
     @pytest.mark.parametrize("choice", [[3, 1, 2], [1, 3, 4], [1, 3, 3], [1, 2, 9], [-1, 3, 2]])
     def test_what_the_scores_do_not_allow(self, choice):
@@ -142,13 +142,13 @@ class TestSuppression:
         chosen = np.array([[4, 1, 2]]) if chosen is None else chosen
         kept = np.array([[1.0, 0.0, 1.0]]) if kept is None else kept
         scores = np.array([[0.0, 2.0, 1.0, 0.5, 3.0]])
-        answer = {"logits": np.where(kept[..., None] > 0, 5.0, -20.0), "boxes": chosen + 0.5}
-        return {**answer, "chosen": chosen, "scores": scores, "kept": kept, "excess": self.excess}
+        outputs = {"logits": np.where(kept[..., None] > 0, 5.0, -20.0), "boxes": chosen + 0.5}
+        return {**outputs, "chosen": chosen, "scores": scores, "kept": kept, "excess": self.excess}
 
-    def errors(self, *told):
-        outputs = self.reference(None, *(np.array([t]) for t in told))
-        wanted, given = parity.settled(self.reference, None, self.reference(None), outputs, 1e-4)
-        return parity.relative_errors(wanted, given)[0]
+    def errors(self, *fixed):
+        outputs = self.reference(None, *(np.array([t]) for t in fixed))
+        expected, given = parity.settled(self.reference, None, self.reference(None), outputs, 1e-4)
+        return parity.relative_errors(expected, given)[0]
 
     def test_a_pair_at_the_limit(self):
         assert self.errors([4, 1, 2], [1.0, 0.0, 1.0]) == 0

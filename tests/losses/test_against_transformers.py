@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppvision.losses.detection import Answers, Matcher, SetLoss, Targets
+from ppvision.losses.detection import Matcher, Predictions, SetLoss, Targets
 
 pytestmark = pytest.mark.oracle
 
@@ -42,8 +42,8 @@ def layers_of(theirs) -> list:
 
 
 def test_costs_and_matches(theirs):
-    targets, answers, matcher = targets_of(theirs), Answers.of(layers_of(theirs)), Matcher()
-    ours, (matches,) = matcher.costs(answers, targets).numpy(), matcher([answers], targets)
+    targets, predictions, matcher = targets_of(theirs), Predictions.of(layers_of(theirs)), Matcher()
+    ours, (matches,) = matcher.costs(predictions, targets).numpy(), matcher([predictions], targets)
     counts, queries, padded = theirs["counts"], ours.shape[2], ours.shape[3]
     assert 0 in counts
     for layer in range(len(ours)):

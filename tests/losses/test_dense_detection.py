@@ -61,10 +61,12 @@ def case(counts, classes=3, seed=0):
     return targets, Dense(paddle.to_tensor(logits), paddle.to_tensor(deltas), ANCHORS)
 
 
-def terms_of(loss, targets, said, divisor=None):
-    assigned = loss.assign(said.anchors, targets.boxes, targets.counts)
+def terms_of(loss, targets, predictions, divisor=None):
+    assigned = loss.assign(predictions.anchors, targets.boxes, targets.counts)
     divisor = (assigned >= 0).sum().item() if divisor is None else divisor
-    return {k: v.item() for k, v in loss(said, targets.boxes, targets, assigned, divisor).items()}, assigned.numpy()
+    return {
+        k: v.item() for k, v in loss(predictions, targets.boxes, targets, assigned, divisor).items()
+    }, assigned.numpy()
 
 
 @pytest.mark.parametrize("counts", [(3, 0, 5), (0, 0), (1, 6)])
@@ -89,10 +91,10 @@ def test_an_object_keeps_its_best_anchor_however_badly_it_fits():
 
 @pytest.mark.parametrize("beta", [0.0, 0.7])
 def test_terms_against_loops(beta):
-    targets, said = case((3, 0, 4))
+    targets, predictions = case((3, 0, 4))
     loss = DenseLoss(class_weight=1.5, box_weight=0.5, alpha=0.3, gamma=1.5, beta=beta)
-    terms, assigned = terms_of(loss, targets, said)
-    logits, deltas, anchors = (x.numpy().astype("float64") for x in said)
+    terms, assigned = terms_of(loss, targets, predictions)
+    logits, deltas, anchors = (x.numpy().astype("float64") for x in predictions)
     boxes = targets.boxes.numpy()
     classes = distance = 0.0
     for b in range(3):
@@ -106,9 +108,9 @@ def test_terms_against_loops(beta):
                 else:
                     classes -= 0.7 * p**1.5 * math.log(1 - p)
             if g >= 0:
-                wanted = [(boxes[b, g, k] - anchors[a, k]) / anchors[a, k + 2] for k in (0, 1)]
-                wanted += [math.log(boxes[b, g, k] / anchors[a, k]) for k in (2, 3)]
-                for x in np.abs(deltas[b, a] - wanted):
+                target_deltas = [(boxes[b, g, k] - anchors[a, k]) / anchors[a, k + 2] for k in (0, 1)]
+                target_deltas += [math.log(boxes[b, g, k] / anchors[a, k]) for k in (2, 3)]
+                for x in np.abs(deltas[b, a] - target_deltas):
                     distance += x if not beta else 0.5 * x * x / beta if x < beta else x - beta / 2
     positives = (assigned >= 0).sum()
     assert positives > 7 and (assigned == -2).any()
@@ -117,40 +119,44 @@ def test_terms_against_loops(beta):
 
 
 def test_what_is_between_does_not_count():
-    targets, said = case((3,))
+    targets, predictions = case((3,))
     loss = DenseLoss()
-    before, assigned = terms_of(loss, targets, said)
+    before, assigned = terms_of(loss, targets, predictions)
     for value, changes in ((-2, False), (-1, True)):
-        logits = said.logits.numpy().copy()
+        logits = predictions.logits.numpy().copy()
         logits[0, np.flatnonzero(assigned[0] == value)[0]] += 3.0
-        after, _ = terms_of(loss, targets, said._replace(logits=paddle.to_tensor(logits)))
+        after, _ = terms_of(loss, targets, predictions._replace(logits=paddle.to_tensor(logits)))
         assert (abs(after["main/cls"] - before["main/cls"]) > 1e-4) == changes
         assert after["main/box"] == before["main/box"]
 
 
 def test_nothing_to_see():
     """A batch without objects: background alone, a divisor of 1, and a gradient everywhere."""
-    targets, said = case((0, 0))
-    for x in said[:2]:
+    targets, predictions = case((0, 0))
+    for x in predictions[:2]:
         x.stop_gradient = False
     loss = DenseLoss()
-    assigned = loss.assign(said.anchors, targets.boxes, targets.counts)
+    assigned = loss.assign(predictions.anchors, targets.boxes, targets.counts)
     assert (assigned == -1).all().item()
-    terms = loss(said, targets.boxes, targets, assigned, 0.0)
+    terms = loss(predictions, targets.boxes, targets, assigned, 0.0)
     assert terms["main/box"].item() == 0 and terms["main/cls"].item() > 0
     sum(terms.values()).backward()
-    assert said.deltas.grad is not None and (said.deltas.grad == 0).all().item() and said.logits.grad.any().item()
+    assert (
+        predictions.deltas.grad is not None
+        and (predictions.deltas.grad == 0).all().item()
+        and predictions.logits.grad.any().item()
+    )
 
 
 def test_refusals():
-    targets, said = case((2,))
+    targets, predictions = case((2,))
     loss = DenseLoss()
-    assigned = loss.assign(said.anchors, targets.boxes, targets.counts)
+    assigned = loss.assign(predictions.anchors, targets.boxes, targets.counts)
     with pytest.raises(UserError, match="answers at 282 anchors and names 100"):
-        loss(said, targets.boxes, targets, assigned[:, :100], 1.0)
+        loss(predictions, targets.boxes, targets, assigned[:, :100], 1.0)
     with pytest.raises(UserError, match="but the network has 1 classes"):
         targets.labels[:] = 1
-        loss(said._replace(logits=said.logits[..., :1]), targets.boxes, targets, assigned, 1.0)
+        loss(predictions._replace(logits=predictions.logits[..., :1]), targets.boxes, targets, assigned, 1.0)
     for key, value in (("negative", 0.6), ("alpha", 1.5), ("beta", -1.0), ("positive", 2.0)):
         with pytest.raises(UserError, match=f"'{key}'"):
             DenseLoss(**{key: value})

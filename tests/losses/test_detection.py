@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from ppvision.errors import ArgumentError, RunError, UserError
-from ppvision.losses.detection import Answers, Matcher, SetLoss, Targets, focal_cost, sigmoid_focal
+from ppvision.losses.detection import Matcher, Predictions, SetLoss, Targets, focal_cost, sigmoid_focal
 
 SIZE = np.array([[40, 80], [64, 64], [20, 20]])  # height and width of three pictures
 COUNTS = (3, 0, 2)
@@ -108,7 +108,7 @@ class TestFocal:
 class TestMatcher:
     def test_costs(self):
         targets, layers = Targets.of(batch_of()), layers_of()
-        cost = Matcher(1.5, 4.0, 3.0).costs(Answers.of(layers), targets).numpy()
+        cost = Matcher(1.5, 4.0, 3.0).costs(Predictions.of(layers), targets).numpy()
         logits, boxes = layers[1][0].numpy(), layers[1][1].numpy()
         for b, n, g in ((0, 0, 0), (0, 7, 2), (2, 3, 1)):
             x, box, target = float(logits[b, n, targets.labels[b, g]]), boxes[b, n], targets.boxes[b, g].numpy()
@@ -117,10 +117,10 @@ class TestMatcher:
 
     def test_every_object_once_in_each_group(self):
         targets = Targets.of(batch_of())
-        answers = Answers.of(layers_of(count=12), groups=3)
+        predictions = Predictions.of(layers_of(count=12), groups=3)
         matcher = Matcher()
-        (matches,) = matcher([answers], targets)
-        cost = matcher.costs(answers, targets).numpy()
+        (matches,) = matcher([predictions], targets)
+        cost = matcher.costs(predictions, targets).numpy()
         assert matches.rows.shape == (2, 3 * 5)
         for layer in range(2):
             image, place = np.divmod(matches.rows[layer], 12)
@@ -138,14 +138,14 @@ class TestMatcher:
                         assert sum(cost[layer, b, p, k] for k, p in other.items()) >= best - 1e-6
 
     def test_more_objects_than_predictions(self):
-        (matches,) = Matcher()([Answers.of(layers_of(count=2))], Targets.of(batch_of()))
+        (matches,) = Matcher()([Predictions.of(layers_of(count=2))], Targets.of(batch_of()))
         assert matches.rows.shape == (2, 2 + 0 + 2)
 
     def test_several_predictions_for_each_object(self):
         targets = Targets.of(batch_of())
-        answers, matcher = Answers.of(layers_of(count=8)), Matcher(per_object=2)
-        (matches,) = matcher([answers], targets)
-        cost = matcher.costs(answers, targets).numpy()
+        predictions, matcher = Predictions.of(layers_of(count=8)), Matcher(per_object=2)
+        (matches,) = matcher([predictions], targets)
+        cost = matcher.costs(predictions, targets).numpy()
         for layer in range(2):
             assert len(set(matches.rows[layer])) == 2 * targets.total
             assert (np.unique(matches.columns[layer], return_counts=True)[1] == 2).all()
@@ -158,7 +158,7 @@ class TestMatcher:
 
     def test_binary_proposals_are_all_of_class_0(self):
         logits, boxes = layers_of(1, classes=1)[0]
-        (matches,) = Matcher()([Answers.of_groups([(logits, boxes)], binary=True)], Targets.of(batch_of()))
+        (matches,) = Matcher()([Predictions.of_groups([(logits, boxes)], binary=True)], Targets.of(batch_of()))
         assert matches.rows.size == 5 and not matches.classes.any()
 
     @pytest.mark.parametrize("what", ["logits", "boxes"])
@@ -175,7 +175,7 @@ class TestMatcher:
         targets, layers = Targets.of(batch_of()), layers_of()
         original = paddle.Tensor.numpy
         monkeypatch.setattr(paddle.Tensor, "numpy", lambda self: (copies.append(self.shape), original(self))[1])
-        Matcher()([Answers.of(layers), Answers.of_groups(layers_of(1, count=20, seed=3))], targets)
+        Matcher()([Predictions.of(layers), Predictions.of_groups(layers_of(1, count=20, seed=3))], targets)
         assert copies == [[2 * 3 * 8 * 3 + 3 * 20 * 3]]
 
 
@@ -184,7 +184,7 @@ class TestSetLoss:
         targets, layers = Targets.of(batch_of()), layers_of(3, count=12)
         loss = SetLoss(class_weight=3.0, l1_weight=0.5, giou_weight=0.25)
         terms = {k: v.item() for k, v in loss(layers, targets, 5.0, groups=2).items()}
-        (matches,) = loss.matcher([Answers.of(layers, 2)], targets)
+        (matches,) = loss.matcher([Predictions.of(layers, 2)], targets)
         expected = {f"{part}/{term}": 0.0 for part in ("main", "aux") for term in ("cls", "l1", "giou")}
         for name, layer in (("aux", 0), ("aux", 1), ("main", 2)):
             logits, boxes = layers[layer][0].numpy(), layers[layer][1].numpy()
@@ -213,7 +213,7 @@ class TestSetLoss:
     def test_proposals(self):
         targets, layers = Targets.of(batch_of()), layers_of()
         proposed = layers_of(1, count=9, classes=1, seed=5)[0]
-        terms = SetLoss()(layers, targets, 5.0, proposals=Answers.of_groups([proposed], binary=True))
+        terms = SetLoss()(layers, targets, 5.0, proposals=Predictions.of_groups([proposed], binary=True))
         assert set(terms) == {f"{part}/{term}" for part in ("main", "aux", "enc") for term in ("cls", "l1", "giou")}
         binary = Targets(targets.boxes, targets.classes * 0, targets.counts, targets.labels * 0, targets.names)
         alone = SetLoss()([proposed], binary, 5.0)

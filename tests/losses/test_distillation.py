@@ -8,15 +8,15 @@ from ppvision.errors import UserError
 from ppvision.losses.distillation import PointLoss, foreground, kl_of_classes
 
 
-def answers(seed, batch=2, points=5, classes=3):
+def predictions(seed, batch=2, points=5, classes=3):
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2, (batch, points, classes)).astype("float32")
     boxes = np.concatenate([rng.uniform(0.3, 0.7, (batch, points, 2)), rng.uniform(0.1, 0.4, (batch, points, 2))], -1)
     return logits, boxes.astype("float32")
 
 
-def tensors(answer):
-    return tuple(paddle.to_tensor(x) for x in answer)
+def tensors(prediction):
+    return tuple(paddle.to_tensor(x) for x in prediction)
 
 
 def sigmoid(x):
@@ -67,7 +67,7 @@ def by_hand(student, teacher, reduction, weighted, temperature=10.0):
 @pytest.mark.parametrize("reduction", ["tp", "kd"])
 @pytest.mark.parametrize("weighted", [True, False])
 def test_both_reductions_equal_loops(reduction, weighted):
-    student, teacher = answers(0), answers(1)
+    student, teacher = predictions(0), predictions(1)
     loss = PointLoss(reduction=reduction, foreground_weight=weighted)
     found = loss(tensors(student), tensors(teacher))
     for name, value in by_hand(student, teacher, reduction, weighted).items():
@@ -75,19 +75,19 @@ def test_both_reductions_equal_loops(reduction, weighted):
 
 
 def test_nothing_to_learn_from_oneself():
-    student = tensors(answers(3))
+    student = tensors(predictions(3))
     for form in ("softmax_kl", "bce_kl"):
         terms = PointLoss(form=form)(student, student)
         assert all(abs(v.item()) < 1e-5 for v in terms.values()), terms
 
 
 def test_weights_are_of_the_teacher_and_without_gradient():
-    student, teacher = tensors(answers(0)), tensors(answers(1))
+    student, teacher = tensors(predictions(0)), tensors(predictions(1))
     for tensor in (*student, *teacher):
         tensor.stop_gradient = False
     weight = foreground(teacher[0])
     assert weight.stop_gradient and 0 < weight.min().item() and weight.max().item() < 1
-    np.testing.assert_allclose(weight.numpy(), sigmoid(answers(1)[0]).max(-1), rtol=1e-5)
+    np.testing.assert_allclose(weight.numpy(), sigmoid(predictions(1)[0]).max(-1), rtol=1e-5)
     sum(PointLoss()(student, teacher).values()).backward()
     assert all(t.grad is None for t in teacher) and all(t.grad.abs().sum().item() > 0 for t in student)
 
@@ -95,7 +95,7 @@ def test_weights_are_of_the_teacher_and_without_gradient():
 def test_the_squared_temperature_keeps_the_size_of_the_gradient():
     sizes = []
     for temperature in (1.0, 10.0):
-        student, teacher = tensors(answers(0)), tensors(answers(1))
+        student, teacher = tensors(predictions(0)), tensors(predictions(1))
         student[0].stop_gradient = False
         kl_of_classes(teacher[0], student[0], temperature).sum().backward()
         sizes.append(student[0].grad.norm().item())
@@ -103,15 +103,15 @@ def test_the_squared_temperature_keeps_the_size_of_the_gradient():
 
 
 def test_binary_form_is_a_divergence_of_each_class():
-    (tc, _), (sc, _) = answers(1), answers(0)
+    (tc, _), (sc, _) = predictions(1), predictions(0)
     p, q = sigmoid(tc / 2.0), sigmoid(sc / 2.0)
-    wanted = 4.0 * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
+    expected = 4.0 * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
     found = kl_of_classes(paddle.to_tensor(tc), paddle.to_tensor(sc), 2.0, "bce_kl").numpy()
-    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_points_can_be_left_out():
-    student, teacher = tensors(answers(0)), tensors(answers(1))
+    student, teacher = tensors(predictions(0)), tensors(predictions(1))
     counted = paddle.ones([2, 5])
     counted[:, 3:] = 0.0
     fewer = PointLoss()(tuple(x[:, :3] for x in student), tuple(x[:, :3] for x in teacher))

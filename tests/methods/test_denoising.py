@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppvision.losses.detection import Answers, SetLoss, Targets
+from ppvision.losses.detection import Predictions, SetLoss, Targets
 from ppvision.methods.denoising import denoising_mask, denoising_terms, draw, num_denoising_groups, table
 from ppvision.nn.boxes import cxcywh_to_xyxy, pairwise_iou
 from tests.methods.detection_batches import batch_of
@@ -52,8 +52,8 @@ class TestDraw:
         moved = np.abs(corners - exact) / (size / 2)
         inside = (corners > 1e-3) & (corners < 1 - 1e-3)  # where nothing was clipped
         assert moved[:, :, 0].max() <= 1.001 and moved[:, :, 0][inside[:, :, 0]].mean() == pytest.approx(0.5, abs=0.05)
-        wanted = np.broadcast_to(exact, corners.shape)
-        overlap = np.diagonal(pairwise_iou(*(paddle.to_tensor(x.reshape(-1, 4)) for x in (corners, wanted))).numpy())
+        expected = np.broadcast_to(exact, corners.shape)
+        overlap = np.diagonal(pairwise_iou(*(paddle.to_tensor(x.reshape(-1, 4)) for x in (corners, expected))).numpy())
         overlap = overlap.reshape(4, 20, 2, 5)
         assert overlap[:, :, 0].mean() > 2 * overlap[:, :, 1].mean()
         sides = corners[..., 2:] - corners[..., :2]
@@ -81,18 +81,18 @@ def test_queries_take_rows_of_the_table():
 
 
 class TestTerms:
-    def answers(self, targets, copies, groups=2, layers=2):
+    def predictions(self, targets, copies, groups=2, layers=2):
         generator, count = rng(5), groups * copies * 2 * targets.labels.shape[1]
         logits = generator.normal(0, 1, (layers, 3, count, 3)).astype("float32")
         boxes = generator.uniform(0.2, 0.8, (layers, 3, count, 4)).astype("float32")
-        return Answers(paddle.to_tensor(logits), paddle.to_tensor(boxes), groups)
+        return Predictions(paddle.to_tensor(logits), paddle.to_tensor(boxes), groups)
 
     def test_positives_learn_their_object_and_negatives_the_background(self):
         """Against a loop; what stands for padding counts nowhere."""
         targets, copies, loss = targets_of(), 2, SetLoss()
-        answers = self.answers(targets, copies)
-        terms = denoising_terms(loss, answers, targets, copies, 5.0 * copies)
-        logits, boxes = answers.logits.numpy().astype("float64"), answers.boxes.numpy()
+        predictions = self.predictions(targets, copies)
+        terms = denoising_terms(loss, predictions, targets, copies, 5.0 * copies)
+        logits, boxes = predictions.logits.numpy().astype("float64"), predictions.boxes.numpy()
         for name, layer in (("dn", 1), ("dn_aux", 0)):
             cls = l1 = 0.0
             for b in range(3):
@@ -118,9 +118,9 @@ class TestTerms:
         for b in range(3):
             for n in range(targets.counts[b]):
                 logits[0, b, n, targets.labels[b, n]] = 20.0
-        answers = Answers(paddle.to_tensor(logits), paddle.to_tensor(boxes), 1)
-        terms = denoising_terms(SetLoss(), answers, targets, copies, 5.0)
+        predictions = Predictions(paddle.to_tensor(logits), paddle.to_tensor(boxes), 1)
+        terms = denoising_terms(SetLoss(), predictions, targets, copies, 5.0)
         assert all(abs(v.item()) < 1e-5 for v in terms.values())
         logits[0, 0, 3, 0] = 20.0  # a negative that is taken for an object
-        answers = Answers(paddle.to_tensor(logits), paddle.to_tensor(boxes), 1)
-        assert denoising_terms(SetLoss(), answers, targets, copies, 5.0)["dn/cls"].item() > 1
+        predictions = Predictions(paddle.to_tensor(logits), paddle.to_tensor(boxes), 1)
+        assert denoising_terms(SetLoss(), predictions, targets, copies, 5.0)["dn/cls"].item() > 1

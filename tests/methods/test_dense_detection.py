@@ -31,8 +31,8 @@ def test_terms_are_those_of_the_loss():
     np.testing.assert_array_equal(prepared["canvas_boxes"].numpy(), targets.boxes.numpy())  # nothing is padded
     positives = (assigned.numpy() >= 0).sum()
     assert method.normaliser("main", prepared)["num_positives"].item() == positives > 5
-    said = method.model.dense(prepared["image"])
-    other = method.loss(said, targets.boxes, targets, assigned, float(positives))
+    predictions = method.model.dense(prepared["image"])
+    other = method.loss(predictions, targets.boxes, targets, assigned, float(positives))
     assert {k: v.item() for k, v in other.items()} == {k: v.item() for k, v in terms.items()}
 
 

@@ -38,7 +38,7 @@ class TestEveryHost:
         batch = prepared(method, batch_of())
         together = method.losses("main", batch)
         context = method.model.encode(batch["image"], batch["valid"])
-        alone = [method.judge([q], method.model.decode(context, q), batch) for q in method.questions(context)]
+        alone = [method.compute_loss([q], method.model.decode(context, q), batch) for q in method.questions(context)]
         for key, value in together.items():
             parts = [terms[key].item() for terms in alone]
             assert value.item() == pytest.approx(np.mean(parts), rel=1e-4)
@@ -51,10 +51,10 @@ class TestEveryHost:
         method.eval()
         with paddle.no_grad():
             context = method.model.encode(batch["image"], batch["valid"])
-            answers = method.model.decode(context, QuerySet.stack(method.questions(context), 3))
+            predictions = method.model.decode(context, QuerySet.stack(method.questions(context), 3))
             own = method.deployables()["model"](batch["image"], batch["valid"])
         count = own["logits"].shape[1]
-        for key, value in zip(("logits", "boxes"), answers[-1], strict=True):
+        for key, value in zip(("logits", "boxes"), predictions[-1], strict=True):
             assert value.shape[1] == 3 * count
             np.testing.assert_allclose(own[key].numpy(), value[:, :count].numpy(), atol=1e-5)
 

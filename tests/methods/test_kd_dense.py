@@ -75,10 +75,10 @@ def test_the_teacher_is_asked_about_the_anchors_the_student_answers_at(teacher, 
     seen = recorded(method, monkeypatch)
     terms = terms_of(method, batch)
     assert {k for k in terms if k.startswith("anchors/")} == {"anchors/cls", "anchors/l1", "anchors/giou"}
-    ((logits, boxes), (wanted_logits, wanted_boxes), counted), queries = seen["compared"][0], seen["asked"][0]
-    said = method.model.dense(method.prepare(batch)["image"])
-    index = method.chosen(said).numpy()
-    anchors, deltas = said.anchors.numpy(), said.deltas.numpy()
+    ((logits, boxes), (teacher_logits, teacher_boxes), counted), queries = seen["compared"][0], seen["asked"][0]
+    predictions = method.model.dense(method.prepare(batch)["image"])
+    index = method.chosen(predictions).numpy()
+    anchors, deltas = predictions.anchors.numpy(), predictions.deltas.numpy()
     size = batch["inner"].numpy()
     left_out = 0
     for i in range(2):
@@ -87,7 +87,7 @@ def test_the_teacher_is_asked_about_the_anchors_the_student_answers_at(teacher, 
             box = pixels / [size[i, 1], size[i, 0], size[i, 1], size[i, 0]]
             reference = 1 / (1 + np.exp(-queries.references.numpy()[i, m]))
             np.testing.assert_allclose(reference, np.clip(box, 1e-5, 1 - 1e-5), atol=2e-5)
-            np.testing.assert_array_equal(logits.numpy()[i, m], said.logits.numpy()[i, a])
+            np.testing.assert_array_equal(logits.numpy()[i, m], predictions.logits.numpy()[i, a])
             centre = pixels[:2] + deltas[i, a, :2] * pixels[2:]
             moved = np.concatenate([centre, pixels[2:] * np.exp(deltas[i, a, 2:])]) / np.tile(size[i, ::-1], 2)
             np.testing.assert_allclose(boxes.numpy()[i, m], moved, rtol=1e-4, atol=1e-5)
@@ -95,9 +95,9 @@ def test_the_teacher_is_asked_about_the_anchors_the_student_answers_at(teacher, 
             assert counted.numpy()[i, m] == inside
             left_out += not inside
     assert 0 < left_out < index.size / 2
-    answer = seen["answered"][0][-1]  # the last layer's
-    assert wanted_logits is answer[0] and wanted_boxes is answer[1]
-    assert wanted_logits.stop_gradient and wanted_boxes.stop_gradient
+    last = seen["answered"][0][-1]  # the last layer's
+    assert teacher_logits is last[0] and teacher_boxes is last[1]
+    assert teacher_logits.stop_gradient and teacher_boxes.stop_gradient
 
 
 @pytest.mark.parametrize("teacher", TEACHERS)
@@ -121,13 +121,13 @@ def test_what_a_query_has_beside_its_box(teacher):
 def test_half_of_the_points_are_the_students_best_without_duplicates():
     method = method_of(points=30, nms_iou=0.2)  # strict, so that an untrained student's best are not all different
     method.begin(0, 0, 0)
-    said = method.model.dense(method.prepare(batch_of())["image"])
-    index = method.chosen(said).numpy()
+    predictions = method.model.dense(method.prepare(batch_of())["image"])
+    index = method.chosen(predictions).numpy()
     assert index.shape == (3, 30)
     from ppvision.nn.anchors import decode_boxes
 
-    boxes = cxcywh_to_xyxy(decode_boxes(said.deltas, said.anchors)).numpy()
-    scores = said.logits.numpy().max(-1)
+    boxes = cxcywh_to_xyxy(decode_boxes(predictions.deltas, predictions.anchors)).numpy()
+    scores = predictions.logits.numpy().max(-1)
     dropped = 0
     for i in range(3):
         kept, order = [], np.argsort(-scores[i], kind="stable")
@@ -205,11 +205,11 @@ def test_anchors_in_the_padding_do_not_count(monkeypatch):
     dense = method.model.dense
 
     def changed(image):
-        said = dense(image)
-        outside = (said.anchors.numpy()[:, :2] * [128, 96] >= 64).any(-1)
-        deltas = said.deltas.numpy().copy()
+        predictions = dense(image)
+        outside = (predictions.anchors.numpy()[:, :2] * [128, 96] >= 64).any(-1)
+        deltas = predictions.deltas.numpy().copy()
         deltas[0, outside] += 1.0
-        return said._replace(deltas=paddle.to_tensor(deltas))
+        return predictions._replace(deltas=paddle.to_tensor(deltas))
 
     monkeypatch.setattr(method.model, "dense", changed)
     after = terms_of(method, batch)

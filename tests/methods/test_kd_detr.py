@@ -141,10 +141,10 @@ def test_teacher_answers_its_own_queries_as_always(host):
     context = method.teacher.encode(image, None)
     own = method.teacher.own_queries(context)
     sets = method.points(context, own)
-    answers = dict(zip(sets, decode_apart(method.teacher, context, list(sets.values())), strict=True))
+    predictions = dict(zip(sets, decode_apart(method.teacher, context, list(sets.values())), strict=True))
     plain = method.teacher(image)
-    np.testing.assert_allclose(answers["specific"][-1][0].numpy(), plain["logits"].numpy(), atol=1e-5)
-    np.testing.assert_allclose(answers["specific"][-1][1].numpy(), plain["boxes"].numpy(), atol=1e-6)
+    np.testing.assert_allclose(predictions["specific"][-1][0].numpy(), plain["logits"].numpy(), atol=1e-5)
+    np.testing.assert_allclose(predictions["specific"][-1][1].numpy(), plain["boxes"].numpy(), atol=1e-6)
 
 
 def test_sets_of_one_size_are_asked_as_groups_and_answered_as_if_alone():

@@ -21,12 +21,12 @@ from ppvision.metrics.coco import CocoAP
 from ppvision.metrics.detection_report import verdict
 from ppvision.predict.results import Boxes
 from tests.exporting.samples import write_detection_recipe
-from tools.experiments.detection import FIGURES, by_pycocotools, scenes
+from tools.experiments.detection import METRICS, by_pycocotools, scenes
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
-def judged(results, targets, classes, **options) -> CocoAP:
+def metric_of(results, targets, classes, **options) -> CocoAP:
     metric = CocoAP(classes, **options)
     metric.update(results, targets)
     return metric
@@ -65,16 +65,16 @@ class TestAgainstPycocotools:
     )
     def test_every_figure(self, seed, options):
         results, targets = scenes(np.random.default_rng(seed), **options)
-        figures = judged(results, targets, options["classes"]).compute()
-        theirs = dict(zip(FIGURES, by_pycocotools(results, targets, options["classes"]).stats.tolist()))
+        metrics = metric_of(results, targets, options["classes"]).compute()
+        theirs = dict(zip(METRICS, by_pycocotools(results, targets, options["classes"]).stats.tolist()))
         for name, value in theirs.items():
             if value == -1:  # nothing of that size, or nothing at all
-                assert name not in figures if name.startswith("AP_") else figures[name] == 0
+                assert name not in metrics if name.startswith("AP_") else metrics[name] == 0
             else:
-                assert figures[name] == pytest.approx(value, abs=1e-6), name
-        assert set(figures) <= set(theirs) and next(iter(figures)) == "mAP"
+                assert metrics[name] == pytest.approx(value, abs=1e-6), name
+        assert set(metrics) <= set(theirs) and next(iter(metrics)) == "mAP"
         if seed < 4:
-            assert 0.02 < figures["mAP"] < 0.9 and "AP_large" in figures
+            assert 0.02 < metrics["mAP"] < 0.9 and "AP_large" in metrics
 
     def test_every_class(self):
         results, targets = scenes(np.random.default_rng(7), images=40, classes=6, detections=60, objects=4)
@@ -82,7 +82,7 @@ class TestAgainstPycocotools:
             t["classes"][t["classes"] == 3] = 0
             t["crowd"] |= t["classes"] == 4
         precision = by_pycocotools(results, targets, 6).eval["precision"]
-        rows = judged(results, targets, 6, class_names=list("abcdef")).table()
+        rows = metric_of(results, targets, 6, class_names=list("abcdef")).table()
         assert [row["class"] for row in rows] == list("abcdef")
         for k, row in enumerate(rows):
             expected = precision[:, :, k, 0, -1]
@@ -100,7 +100,7 @@ class TestAgainstPycocotools:
 
         results, targets = scenes(np.random.default_rng(8), images=30, classes=3, detections=40)
         ids = [7, 2, 90]
-        metric = judged(results, targets, 3)
+        metric = metric_of(results, targets, 3)
         metric.bind(type("Data", (), {"category_ids": ids}))
         metric.write(tmp_path)
         rows = json.loads((tmp_path / "detections.json").read_text())
@@ -123,8 +123,8 @@ class TestByHand:
     def test_the_truth_is_perfect(self):
         _, targets = scenes(np.random.default_rng(0), images=50, classes=10, detections=0, objects=12, crowds=0.2)
         results = [boxes(t["boxes"][~t["crowd"]], classes=t["classes"][~t["crowd"]]) for t in targets]
-        figures = judged(results, targets, 10).compute()
-        assert {key: f"{value:.12f}" for key, value in figures.items() if key not in ("AR1", "AR10")} == dict.fromkeys(
+        metrics = metric_of(results, targets, 10).compute()
+        assert {key: f"{value:.12f}" for key, value in metrics.items() if key not in ("AR1", "AR10")} == dict.fromkeys(
             ["mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR100"], "1.000000000000"
         )
 
@@ -136,39 +136,39 @@ class TestByHand:
         shift = 100 * (1 - overlap) / (1 + overlap)
         truth = [[50.0, 20, 150, 80], [300, 200, 400, 260]]
         moved = np.asarray(truth) + [shift, 0, shift, 0]
-        figures = judged(
+        metrics = metric_of(
             [boxes(moved), boxes(moved - [2 * shift, 0, 2 * shift, 0])], [target(3, truth), target(1, truth)], 1
         ).compute()
-        assert figures["mAP"] == pytest.approx(thresholds / 10, abs=1e-12)
-        assert figures["AP50"] == pytest.approx(float(thresholds >= 1), abs=1e-12)
-        assert figures["AP75"] == pytest.approx(float(thresholds >= 6), abs=1e-12)
+        assert metrics["mAP"] == pytest.approx(thresholds / 10, abs=1e-12)
+        assert metrics["AP50"] == pytest.approx(float(thresholds >= 1), abs=1e-12)
+        assert metrics["AP75"] == pytest.approx(float(thresholds >= 6), abs=1e-12)
 
     def test_half_found(self):
         """Precision 1 up to recall 1/2, which is 51 of the 101 levels; one wrong box in front of both halves that."""
         truth = [[0.0, 0, 50, 50], [100, 100, 150, 150]]
-        assert judged([boxes(truth[:1])], [target(0, truth)], 1).compute()["mAP"] == pytest.approx(51 / 101)
+        assert metric_of([boxes(truth[:1])], [target(0, truth)], 1).compute()["mAP"] == pytest.approx(51 / 101)
         behind = boxes([truth[0], [300, 300, 340, 340]], scores=[0.9, 0.8])
-        assert judged([behind], [target(0, truth)], 1).compute()["mAP"] == pytest.approx(51 / 101)
+        assert metric_of([behind], [target(0, truth)], 1).compute()["mAP"] == pytest.approx(51 / 101)
         before = boxes([[300, 300, 340, 340], truth[0]], scores=[0.9, 0.8])
-        assert judged([before], [target(0, truth)], 1).compute()["mAP"] == pytest.approx(51 / 101 / 2)
+        assert metric_of([before], [target(0, truth)], 1).compute()["mAP"] == pytest.approx(51 / 101 / 2)
 
     def test_boxes_in_a_crowd_count_nowhere(self):
         truth = target(0, [[0, 0, 50, 50], [100, 100, 300, 300]], crowd=[False, True])
         found = boxes([[110, 110, 130, 130], [200, 150, 240, 190], [0, 0, 50, 50]])
-        assert judged([found], [truth], 1).compute()["mAP"] == pytest.approx(1.0)
+        assert metric_of([found], [truth], 1).compute()["mAP"] == pytest.approx(1.0)
         truth["crowd"][:] = False
-        assert judged([found], [truth], 1).compute()["mAP"] < 0.3
+        assert metric_of([found], [truth], 1).compute()["mAP"] < 0.3
 
     def test_sizes_go_by_the_area_of_the_annotation(self):
         truth = [[0.0, 0, 100, 100]]
-        by_box = judged([boxes(truth)], [target(0, truth)], 1).compute()
+        by_box = metric_of([boxes(truth)], [target(0, truth)], 1).compute()
         assert "AP_large" in by_box and "AP_small" not in by_box and "AP_medium" not in by_box
-        thin = judged([boxes(truth)], [target(0, truth, areas=np.array([900.0]))], 1).compute()
+        thin = metric_of([boxes(truth)], [target(0, truth, areas=np.array([900.0]))], 1).compute()
         assert "AP_small" in thin and "AP_large" not in thin
 
     def test_before_anything_is_judged_it_says_what_there_will_be(self):
-        assert judged([], [], 2).compute() == dict.fromkeys(FIGURES, 0.0) and judged([], [], 2).table() == []
-        assert all(np.isfinite(v) for v in judged([boxes([])], [target(0, [])], 2).compute().values())
+        assert metric_of([], [], 2).compute() == dict.fromkeys(METRICS, 0.0) and metric_of([], [], 2).table() == []
+        assert all(np.isfinite(v) for v in metric_of([boxes([])], [target(0, [])], 2).compute().values())
 
     def test_confusion(self):
         """Found as itself, found as another class, missed, false alarm, in a crowd, below the score."""
@@ -184,17 +184,17 @@ class TestByHand:
             scores=[0.9, 0.8, 0.7, 0.6, 0.1],
             classes=[0, 2, 1, 0, 2],
         )
-        matrix = judged([found], [truth], 3).confusion()
+        matrix = metric_of([found], [truth], 3).confusion()
         expected = np.zeros((4, 4), int)
         expected[0, 0] = expected[1, 2] = expected[2, 3] = expected[3, 1] = 1
         assert matrix.tolist() == expected.tolist()
-        assert judged([found], [truth], 3, score=0.05).confusion()[2, 2] == 1
+        assert metric_of([found], [truth], 3, score=0.05).confusion()[2, 2] == 1
         assert matrix.sum(1)[:3].tolist() == [1, 1, 1]  # single objects of each class
 
     def test_curves(self):
         truth = [[0.0, 0, 50, 50], [100, 100, 150, 150]]
         found = boxes([truth[0], [300, 300, 340, 340], [100, 100, 150, 144]], scores=[0.9, 0.8, 0.7])
-        curves = judged([found], [target(0, truth)], 2, class_names=["cat", "dog"]).curves()
+        curves = metric_of([found], [target(0, truth)], 2, class_names=["cat", "dog"]).curves()
         assert list(curves["classes"]) == ["cat"] and curves["recall"][50] == 0.5 and len(curves["recall"]) == 101
         half = curves["classes"]["cat"]
         assert half["0.50"] == pytest.approx([1.0] * 51 + [2 / 3] * 50) and curves["mean"]["0.50"] == half["0.50"]
@@ -204,7 +204,7 @@ class TestByHand:
 class TestManyProcesses:
     def test_order_and_shares_change_no_digit(self):
         results, targets = scenes(np.random.default_rng(9), images=41, classes=7, detections=50, tied=True)
-        whole = judged(results, targets, 7)
+        whole = metric_of(results, targets, 7)
         order = np.random.default_rng(1).permutation(len(results))
         parts = [CocoAP(7) for _ in range(3)]
         for i, number in enumerate(order):
@@ -224,7 +224,7 @@ class TestManyProcesses:
         metric.update(results, targets)
         assert metric.compute()["AR100"] > 0
         metric.load(empty)
-        assert metric.compute() == dict.fromkeys(FIGURES, 0.0)
+        assert metric.compute() == dict.fromkeys(METRICS, 0.0)
 
     def test_the_default_is_a_sum(self):
         parts = [{"n": np.array([1, 2])}, {"n": np.array([10, 20])}]
@@ -243,7 +243,7 @@ class TestManyProcesses:
             logs = "".join(p.read_text()[-2000:] for p in tmp_path.glob("log/workerlog.*"))
             assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:] + logs
             ranks = [json.loads((tmp_path / f"{world}.{rank}.json").read_text()) for rank in range(world)]
-            assert all(figures == ranks[0] for figures in ranks)
+            assert all(metrics == ranks[0] for metrics in ranks)
             digits[world] = {key: float(value).hex() for key, value in ranks[0].items()}
         assert digits[1] == digits[2] and 0 < float.fromhex(digits[1]["mAP"]) < 1
 
@@ -257,7 +257,7 @@ class TestFiles:
         results = [
             boxes([*truth, [5, 50, 30, 75]][:n], scores=[0.9] * n, name=name) for n, name in zip((2, 3, 1, 0), names)
         ]
-        metric = judged(results, [target(i, truth) for i in range(4)], 1, class_names=["bear"])
+        metric = metric_of(results, [target(i, truth) for i in range(4)], 1, class_names=["bear"])
         (tmp_path / "out").mkdir()
         files = {path.relative_to(tmp_path / "out").as_posix() for path in metric.write(tmp_path / "out")}
         assert files == {
@@ -288,27 +288,27 @@ class TestFiles:
         recipe, weights = write_detection_recipe(tmp_path)
         out = tmp_path / "judged"
         assert main(["eval", "-c", str(recipe), "--model_path", str(weights), "--output_eval", str(out)]) == 0
-        figures = json.loads((out / "metrics.json").read_text())["figures"]
-        assert next(iter(figures)) == "mAP" and "AP_small" in figures and "AP_large" not in figures
-        assert f"[EVAL] #Images: 3 mAP: {figures['mAP']:.4f} AP50:" in capsys.readouterr().out
+        metrics = json.loads((out / "metrics.json").read_text())["figures"]
+        assert next(iter(metrics)) == "mAP" and "AP_small" in metrics and "AP_large" not in metrics
+        assert f"[EVAL] #Images: 3 mAP: {metrics['mAP']:.4f} AP50:" in capsys.readouterr().out
         rows = json.loads((out / "detections.json").read_text())
         assert {row["image_id"] for row in rows} == {1, 2, 3} and {row["category_id"] for row in rows} == {5, 6, 7}
         assert len(list((out / "pictures").iterdir())) == 3 and (out / "curves.png").is_file()
 
     def test_nothing_judged_writes_files_all_the_same(self, tmp_path):
-        judged([boxes([])], [target(0, [])], 2).write(tmp_path)
+        metric_of([boxes([])], [target(0, [])], 2).write(tmp_path)
         assert json.loads((tmp_path / "detections.json").read_text()) == []
 
     def test_without_matplotlib_only_the_plots_are_missing(self, tmp_path, monkeypatch, caplog):
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-        files = judged([boxes([[0, 0, 9, 9]])], [target(0, [[0, 0, 9, 9]])], 1).write(tmp_path)
+        files = metric_of([boxes([[0, 0, 9, 9]])], [target(0, [[0, 0, 9, 9]])], 1).write(tmp_path)
         assert [path.name for path in files] == ["detections.json", "curves.json", "confusion.json"]
         assert "ppvision[detection]" in caplog.text
 
 
 class TestMistakes:
     @pytest.mark.parametrize(
-        ("result", "truth", "said"),
+        ("result", "truth", "message"),
         [
             (boxes([[0, 0, 1, np.nan]], name="a.jpg"), target(0, []), "a.jpg: the prediction holds NaN"),
             (boxes([[0, 0, 1, 1]], scores=[np.inf]), target(0, []), "the prediction holds NaN or infinity"),
@@ -318,13 +318,13 @@ class TestMistakes:
             (boxes([]), {k: v for k, v in target(0, []).items() if k != "image_id"}, "no image_id"),
         ],
     )
-    def test_are_named(self, result, truth, said):
-        with pytest.raises(UserError, match=said):
-            judged([result], [truth], 2)
+    def test_are_named(self, result, truth, message):
+        with pytest.raises(UserError, match=message):
+            metric_of([result], [truth], 2)
 
     def test_lengths_and_options(self):
         with pytest.raises(UserError, match="1 results for 0 targets"):
-            judged([boxes([])], [], 2)
+            metric_of([boxes([])], [], 2)
         with pytest.raises(UserError, match="score must be"):
             CocoAP(2, score=1.5)
 

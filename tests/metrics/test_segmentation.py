@@ -55,9 +55,9 @@ def test_equals_a_loop_over_pixels(absent):
     results, targets = images(absent=absent)
     metric = MeanIoU(4)
     metric.update(results, targets)
-    figures = metric.compute()
-    assert list(figures) == ["mIoU", "Acc", "Kappa", "Dice"]
-    assert figures == pytest.approx(slow_reference(results, targets, 4), abs=1e-12)
+    metrics = metric.compute()
+    assert list(metrics) == ["mIoU", "Acc", "Kappa", "Dice"]
+    assert metrics == pytest.approx(slow_reference(results, targets, 4), abs=1e-12)
 
 
 def test_merging_does_not_depend_on_order_or_ranks():
@@ -111,7 +111,7 @@ def test_counts_beyond_32_bits_stay_exact():
 
 
 @pytest.mark.parametrize(
-    "predicted, label, said",
+    "predicted, label, message",
     [
         (np.zeros((2, 3)), np.zeros((3, 2)), "(2, 3)"),
         (np.full((2, 2), 4), np.zeros((2, 2)), "prediction holds class 4..4"),
@@ -119,10 +119,10 @@ def test_counts_beyond_32_bits_stay_exact():
         (np.full((2, 2), -1), np.zeros((2, 2)), "-1"),
     ],
 )
-def test_wrong_input_is_refused_by_name(predicted, label, said):
+def test_wrong_input_is_refused_by_name(predicted, label, message):
     with pytest.raises(UserError, match="street.png") as error:
         MeanIoU(4).update([SimpleNamespace(labels=predicted, name="street.png")], [{"label": label}])
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_more_results_than_targets_and_wrong_names():

@@ -65,6 +65,6 @@ if __name__ == "__main__":
     share = {"rank": distributed.rank(), "world_size": distributed.world_size()}
     loader = Loader(Squares(), None, batch_size=2, shuffle=False, keep_target=True, **share)
     evaluator = Evaluator(Detection(), [CocoAP(CLASSES)], loader, (60.0,) * 3, (58.0,) * 3)
-    figures = evaluator({"model": Function(net)})
+    metrics = evaluator({"model": Function(net)})
     with open(f"{sys.argv[1]}.{share['rank']}.json", "w", encoding="utf-8") as file:
-        json.dump(figures, file)
+        json.dump(metrics, file)

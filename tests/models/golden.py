@@ -35,7 +35,7 @@ def image() -> paddle.Tensor:
     return paddle.to_tensor(x.astype("float32"))
 
 
-def figures(net: nn.Layer) -> list[float]:
+def statistics(net: nn.Layer) -> list[float]:
     """Mean, standard deviation, minimum, maximum and four points of the logits in evaluation."""
     fill(net)
     net.eval()

@@ -67,12 +67,12 @@ def both(request, oracle):
 def test_logits_offsets_and_anchors(both):
     net, theirs = both
     with paddle.no_grad():
-        said = net.dense(paddle.to_tensor(theirs["image"]))
-    for ours, name in ((said.logits, "logits"), (said.deltas, "deltas")):
+        predictions = net.dense(paddle.to_tensor(theirs["image"]))
+    for ours, name in ((predictions.logits, "logits"), (predictions.deltas, "deltas")):
         error = np.abs(ours.numpy() - theirs[name]).max()
         print(f"{name}: {error:.1e} of {np.abs(theirs[name]).max():.1f}")
         assert error <= 1e-4
-    np.testing.assert_allclose(said.anchors.numpy(), centred(theirs["anchors"]), atol=1e-6)
+    np.testing.assert_allclose(predictions.anchors.numpy(), centred(theirs["anchors"]), atol=1e-6)
     corners = theirs["anchors"] - theirs["rounded"]  # sides of two roundings, halved
     assert 0.2 < np.abs(corners).max() < 1.0
 
@@ -82,15 +82,15 @@ def test_assignment_and_losses(both):
     net, theirs = both
     loss = DenseLoss()
     with paddle.no_grad():
-        said = net.dense(paddle.to_tensor(theirs["image"]))
+        predictions = net.dense(paddle.to_tensor(theirs["image"]))
         for i in range(2):
             boxes = paddle.to_tensor(centred(theirs[f"objects_{i}"])).unsqueeze(0)
             labels = theirs[f"classes_{i}"][None]
             targets = Targets(boxes, paddle.to_tensor(labels), np.array([4]), labels)
-            assigned = loss.assign(said.anchors, boxes, targets.counts)
+            assigned = loss.assign(predictions.anchors, boxes, targets.counts)
             np.testing.assert_array_equal(assigned[0].numpy(), theirs[f"matched_{i}"])
             assert {-2, -1, 0, 1, 2, 3} == set(assigned[0].numpy().tolist())
-            one = said._replace(logits=said.logits[i : i + 1], deltas=said.deltas[i : i + 1])
+            one = predictions._replace(logits=predictions.logits[i : i + 1], deltas=predictions.deltas[i : i + 1])
             positives = int((assigned >= 0).sum().item())
             terms = loss(one, boxes, targets, assigned, positives)
             ours = [terms["main/cls"].item(), terms["main/box"].item()]

@@ -58,11 +58,11 @@ def test_every_layer_with_padding(oracle, file):
     theirs = np.load(oracle / "stem.npz")
     with paddle.no_grad():
         context = net.encode(paddle.to_tensor(theirs["image"]), paddle.to_tensor(theirs["valid"]))
-        answers = net.decode(context, net.own_queries(context))
+        outputs = net.decode(context, net.own_queries(context))
     seen = context.valid.numpy()
     np.testing.assert_allclose(context.memory.numpy()[seen], theirs["memory"][seen], atol=1e-4)
-    assert len(answers) == 3
-    for i, (logits, boxes) in enumerate(answers):
+    assert len(outputs) == 3
+    for i, (logits, boxes) in enumerate(outputs):
         close(logits, theirs[f"logits_{i}"], f"logits of layer {i}")
         close(boxes, theirs[f"boxes_{i}"], f"boxes of layer {i}")
 

@@ -63,13 +63,13 @@ def test_same_weights_same_answers(oracle, name, names):
     with paddle.no_grad():
         context = net.encode(paddle.to_tensor(theirs["image"]), paddle.to_tensor(theirs["valid"]))
         queries = net.own_queries(context)
-        answers = net.decode(context, queries)
+        outputs = net.decode(context, queries)
         last = net(paddle.to_tensor(theirs["image"]), paddle.to_tensor(theirs["valid"]))
     valid = context.valid.numpy()
     assert not valid.all()
     # the positions of padding are sines of numbers in the millions, in both, and nobody looks there
     errors = {"memory": np.abs(context.memory.numpy() - theirs["memory"])[valid].max()}
-    for i, (logits, boxes) in enumerate(answers):
+    for i, (logits, boxes) in enumerate(outputs):
         errors[f"logits {i}"] = np.abs(logits.numpy() - theirs[f"logits_{i}"]).max()
         errors[f"boxes {i}"] = np.abs(boxes.numpy() - theirs[f"boxes_{i}"]).max()
     if net.two_stage:
@@ -78,7 +78,7 @@ def test_same_weights_same_answers(oracle, name, names):
         errors["proposal boxes"] = np.abs(queries.proposals.boxes.numpy() - theirs["proposal_boxes"]).max()
     print(name, names, {k: f"{v:.1e}" for k, v in errors.items()}, f"memory up to {np.abs(theirs['memory']).max():.1f}")
     assert max(errors.values()) <= 1e-4
-    assert np.array_equal(last["logits"], answers[-1][0]) and np.array_equal(last["boxes"], answers[-1][1])
+    assert np.array_equal(last["logits"], outputs[-1][0]) and np.array_equal(last["boxes"], outputs[-1][1])
     assert np.ptp(theirs["boxes_2"]) > 0.5  # random boxes, not all alike
 
 

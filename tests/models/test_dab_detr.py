@@ -54,20 +54,20 @@ def test_forward_is_its_parts(masked):
     net, (image, valid) = net_of(decoder_layers=3), inputs()
     out = net(image, valid if masked else None)
     context = net.encode(image, valid if masked else None)
-    answers = net.decode(context, net.own_queries(context))
-    assert len(answers) == 3
+    outputs = net.decode(context, net.own_queries(context))
+    assert len(outputs) == 3
     assert out["logits"].shape == [2, 20, 5] and out["boxes"].shape == [2, 20, 4]
     assert bool((out["boxes"] > 0).all()) and bool((out["boxes"] < 1).all())
-    same([(out["logits"], out["boxes"])], answers[-1:], atol=0)
+    same([(out["logits"], out["boxes"])], outputs[-1:], atol=0)
 
 
 def test_padding_is_not_looked_at():
     net, (image, valid) = net_of(), inputs()
     context = net.encode(image, valid)
-    answers = net.decode(context, net.own_queries(context))
+    outputs = net.decode(context, net.own_queries(context))
     other = replace(context, memory=paddle.where(context.valid.unsqueeze(-1), context.memory, context.memory + 7.0))
     assert not bool(context.valid.all())
-    same(net.decode(other, net.own_queries(other)), answers)
+    same(net.decode(other, net.own_queries(other)), outputs)
 
 
 @pytest.mark.parametrize("content", [None, 48])
@@ -79,7 +79,7 @@ class TestGroups:
         sets = [queries(seed, 20, batch, content) for seed in range(3)]
         together = net.decode(context, QuerySet.stack(sets, 2))
         for i, alone in enumerate(sets):
-            part = [tuple(x[:, 20 * i : 20 * i + 20] for x in answer) for answer in together]
+            part = [tuple(x[:, 20 * i : 20 * i + 20] for x in output) for output in together]
             same(net.decode(context, alone), part)
 
     def test_as_with_a_block_diagonal_mask(self, content, batch):
@@ -96,10 +96,10 @@ class TestGroups:
         masked = [replace(s, mask=paddle.to_tensor(mask)) for s in sets]
         together = net.decode(context, QuerySet.stack(masked, 2))
         first = net.decode(context, replace(sets[1], references=sets[1].references, mask=paddle.to_tensor(mask)))
-        same(first, [tuple(x[:, 6:] for x in answer) for answer in together])
+        same(first, [tuple(x[:, 6:] for x in output) for output in together])
         # the first query sees itself only
         cut = QuerySet(sets[1].references[:, :1], None if content is None else sets[1].content[:, :1])
-        same(net.decode(context, cut), [tuple(x[:, :1] for x in answer) for answer in first])
+        same(net.decode(context, cut), [tuple(x[:, :1] for x in output) for output in first])
 
     def test_queries_of_a_group_see_each_other(self, content, batch):
         net = net_of()
@@ -114,12 +114,12 @@ class TestGroups:
 def test_a_box_trains_the_layer_before_and_no_further_back():
     """What a layer says of the box adds to what the layer before said, with gradient; where a layer looks has none."""
     net = net_of(decoder_layers=3)
-    said = []
-    net.bbox_embed.register_forward_post_hook(lambda layer, given, out: said.append(out))
+    offsets = []
+    net.bbox_embed.register_forward_post_hook(lambda layer, given, out: offsets.append(out))
     context = net.encode(*inputs())
-    answers = net.decode(context, net.own_queries(context))
-    assert len(said) == 5  # of layers 0, 1, 2 after the norm, and before it where a box goes on
-    gradients = paddle.grad(answers[2][1].sum(), [said[4], said[3], said[1]], allow_unused=True)
+    outputs = net.decode(context, net.own_queries(context))
+    assert len(offsets) == 5  # of layers 0, 1, 2 after the norm, and before it where a box goes on
+    gradients = paddle.grad(outputs[2][1].sum(), [offsets[4], offsets[3], offsets[1]], allow_unused=True)
     assert gradients[0].abs().sum() > 0 and gradients[1].abs().sum() > 0
     assert gradients[2] is None or not gradients[2].any()
 
@@ -128,8 +128,8 @@ def test_every_parameter_receives_a_gradient():
     net = net_of(num_patterns=2)
     net.train()
     context = net.encode(*inputs())
-    answers = net.decode(context, net.own_queries(context))
-    sum((logits.square().mean() + boxes.square().mean()) for logits, boxes in answers).backward()
+    outputs = net.decode(context, net.own_queries(context))
+    sum((logits.square().mean() + boxes.square().mean()) for logits, boxes in outputs).backward()
     assert not [k for k, p in net.named_parameters() if p.grad is None or not p.grad.any()]
 
 
@@ -168,9 +168,9 @@ def test_degenerate_anchors_are_finite():
     context = net.encode(*inputs())
     references = paddle.to_tensor([[[0.0, 0, -200, -200], [200, 200, 200, 200], [-200, 0, 0, 0]]])
     references.stop_gradient = False
-    answers = net.decode(context, QuerySet(references))
-    sum((logits.mean() + boxes.mean()) for logits, boxes in answers).backward()
-    assert all(np.isfinite(x.numpy()).all() for answer in answers for x in answer)
+    outputs = net.decode(context, QuerySet(references))
+    sum((logits.mean() + boxes.mean()) for logits, boxes in outputs).backward()
+    assert all(np.isfinite(x.numpy()).all() for output in outputs for x in output)
     assert np.isfinite(references.grad.numpy()).all()
 
 

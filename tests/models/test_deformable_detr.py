@@ -85,10 +85,10 @@ class TestForward:
         check_detector(net)
         context = net.encode(x)
         assert context.memory.shape == [2, 96 + 24, 48]
-        answers = net.decode(context, net.own_queries(context))
-        assert len(answers) == 2
+        outputs = net.decode(context, net.own_queries(context))
+        assert len(outputs) == 2
         out = net(x)
-        assert np.array_equal(out["logits"], answers[-1][0]) and np.array_equal(out["boxes"], answers[-1][1])
+        assert np.array_equal(out["logits"], outputs[-1][0]) and np.array_equal(out["boxes"], outputs[-1][1])
 
     def test_a_picture_of_few_tokens_gets_few_queries(self):
         out = net_of("two_stage")(image(1, 3, 16, 24))
@@ -252,8 +252,8 @@ class TestRefinement:
             for p in net.bbox_embed[1].layers[2].parameters():
                 p.set_value(p * 0)
             context = net.encode(image(1, 3, 64, 96))
-            answers = net.decode(context, net.own_queries(context))
-            np.testing.assert_allclose(answers[1][1].numpy(), answers[0][1].numpy(), atol=1e-5)
+            outputs = net.decode(context, net.own_queries(context))
+            np.testing.assert_allclose(outputs[1][1].numpy(), outputs[0][1].numpy(), atol=1e-5)
 
     def test_without_it_every_layer_starts_from_the_references(self):
         net = net_of("plain")

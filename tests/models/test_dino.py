@@ -95,12 +95,12 @@ def test_same_weights_same_answers_as_paddledetection(oracle, case):
     with paddle.no_grad():
         context = net.encode(picture(), paddle.to_tensor(oracle["valid"]) if case == "padded" else None)
         queries = net.own_queries(context)
-        answers = net.decode(context, queries)
+        outputs = net.decode(context, queries)
     errors = [
         np.abs(queries.proposals.logits.numpy() - oracle[f"{case}/proposal_logits"]).max(),
         np.abs(queries.proposals.boxes.numpy() - oracle[f"{case}/proposal_boxes"]).max(),
     ]
-    for i, (logits, boxes) in enumerate(answers):
+    for i, (logits, boxes) in enumerate(outputs):
         errors.append(np.abs(logits.numpy() - oracle[f"{case}/logits"][i]).max())
         errors.append(np.abs(boxes.numpy() - oracle[f"{case}/boxes"][i]).max())
     print(f"{case}: {max(errors):.1e}, logits up to {np.abs(oracle[f'{case}/logits']).max():.1f}")
@@ -200,7 +200,7 @@ class TestDecoder:
         seen = []
         for layer in net.decoder.layers:
             layer.register_forward_post_hook(lambda layer, inputs, output: seen.append((inputs, output)))
-        answers = net.decode(context, queries)
+        outputs = net.decode(context, queries)
         for i, (inputs, output) in enumerate(seen):
             _, positions, at, *_ = inputs
             expected = 1 / (1 + np.exp(-logits[i].numpy()))[:, :, None]
@@ -212,10 +212,10 @@ class TestDecoder:
                 wave.append(np.stack([np.sin(phase), np.cos(phase)], -1).reshape(2, 20, 24))
             wave = paddle.to_tensor(np.concatenate(wave, -1).astype("float32"))
             np.testing.assert_allclose(positions.numpy(), net.query_pos_head(wave).numpy(), atol=1e-5)
-            said = net.decoder.norm(output)
-            np.testing.assert_allclose(answers[i][0].numpy(), net.dec_score_head[i](said).numpy(), atol=1e-5)
-            moved = (net.dec_bbox_head[i](said) + logits[i]).numpy()
-            np.testing.assert_allclose(answers[i][1].numpy(), 1 / (1 + np.exp(-moved)), atol=1e-6)
+            normed = net.decoder.norm(output)
+            np.testing.assert_allclose(outputs[i][0].numpy(), net.dec_score_head[i](normed).numpy(), atol=1e-5)
+            moved = (net.dec_bbox_head[i](normed) + logits[i]).numpy()
+            np.testing.assert_allclose(outputs[i][1].numpy(), 1 / (1 + np.exp(-moved)), atol=1e-6)
             logits.append(net.dec_bbox_head[i](output) + logits[i])
 
     def test_norms_are_named_as_upstream_names_them(self):

@@ -38,9 +38,9 @@ class TestEveryNetwork:
         net.eval()
         given = zoo.example_inputs(name, 2, optional=True, padding=9)
         assert list(given) == list(zoo.entry(name).inputs)
-        plain, told = net(**zoo.example_inputs(name, 2)), net(**given)
+        plain, full = net(**zoo.example_inputs(name, 2)), net(**given)
         first = lambda y: next(iter(y.values())) if isinstance(y, dict) else y
-        assert first(told).isfinite().all().item() and first(told).shape == first(plain).shape
+        assert first(full).isfinite().all().item() and first(full).shape == first(plain).shape
 
     def test_declared_maps_are_given(self, name):
         net = zoo.create_model(name)
@@ -78,15 +78,15 @@ class TestDefaults:
             net.dense(paddle.ones([1]))
 
     def test_what_kinds_of_networks_offer(self):
-        said = {
+        promised = {
             name: {p for p in ("features", "decode", "explained", "encode", "dense", "tokens") if net.offers(p)}
             for name, net in ((n, zoo.create_model(n)) for n in DEBUG)
         }
-        assert said["rtformer_debug"] == {"features", "decode"}
-        assert said["resnet_debug"] == {"features"}
-        assert said["maformer_debug"] == {"features", "tokens"}
-        assert said["dino_debug"] == {"features", "decode", "explained", "encode"}
-        assert said["retinanet_debug"] == {"features", "dense", "explained"}
+        assert promised["rtformer_debug"] == {"features", "decode"}
+        assert promised["resnet_debug"] == {"features"}
+        assert promised["maformer_debug"] == {"features", "tokens"}
+        assert promised["dino_debug"] == {"features", "decode", "explained", "encode"}
+        assert promised["retinanet_debug"] == {"features", "dense", "explained"}
 
     def test_of_queries(self):
         asked = {n: zoo.create_model(f"{n}_debug").queries for n in ("dab_detr", "deformable_detr", "dino")}

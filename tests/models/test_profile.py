@@ -10,7 +10,7 @@ from paddle import nn
 from ppvision.cli import main
 from ppvision.models.profile import profile, profile_model
 
-FIGURES = [
+EXPECTED = [
     ("rtformer_slim", (512, 512), 5_365_043, 4.73e9),
     ("rtformer_slim", (512, 1024), 5_365_043, 9.46e9),
     ("rtformer_base", (512, 512), 17_765_971, 17.4e9),
@@ -18,7 +18,7 @@ FIGURES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "size", "params", "macs"), FIGURES)
+@pytest.mark.parametrize(("name", "size", "params", "macs"), EXPECTED)
 def test_published_networks(name, size, params, macs):
     cost = profile_model(name, size)
     assert cost.params == params

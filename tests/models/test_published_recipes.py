@@ -57,11 +57,11 @@ def test_the_header_tells_the_story(path):
     if "_w18_cityscapes" in path.stem:
         assert "unpublished" in text
     elif cfg.data.type == "cityscapes" and "_80k" not in path.stem:  # the zoo quotes the 120k figures
-        for figure, _ in (v for k, v in zoo.entry(cfg.model.type).published.items() if k.startswith("cityscapes")):
-            assert f"{figure:.2f}" in text
+        for value, _ in (v for k, v in zoo.entry(cfg.model.type).published.items() if k.startswith("cityscapes")):
+            assert f"{value:.2f}" in text
     elif cfg.data.type == "ade20k":
-        for figure, _ in (v for k, v in zoo.entry(cfg.model.type).published.items() if k.startswith("ade20k")):
-            assert f"{figure:.2f}" in text
+        for value, _ in (v for k, v in zoo.entry(cfg.model.type).published.items() if k.startswith("ade20k")):
+            assert f"{value:.2f}" in text
 
 
 def test_ade_layout_of_slim():

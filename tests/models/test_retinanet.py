@@ -94,15 +94,15 @@ class TestCandidates:
 
     def test_explained_is_forward_and_can_be_told(self):
         net, image = net_of(), picture()
-        answer, plain = net.explained(image), net(image)
+        explained, plain = net.explained(image), net(image)
         for key, value in plain.items():
-            np.testing.assert_array_equal(answer[key].numpy(), value.numpy())
-        assert answer["scores"].shape == [2, net.anchors(72, 104).shape[0] * 4]
-        again = net.explained(image, answer["chosen"], answer["kept"])
+            np.testing.assert_array_equal(explained[key].numpy(), value.numpy())
+        assert explained["scores"].shape == [2, net.anchors(72, 104).shape[0] * 4]
+        again = net.explained(image, explained["chosen"], explained["kept"])
         np.testing.assert_array_equal(again["logits"].numpy(), plain["logits"].numpy())
-        turned = net.explained(image, answer["chosen"].flip([1]))
-        np.testing.assert_array_equal(turned["chosen"].numpy(), answer["chosen"].numpy()[:, ::-1])
-        everything = net.explained(image, answer["chosen"], paddle.ones_like(answer["kept"]))
+        turned = net.explained(image, explained["chosen"].flip([1]))
+        np.testing.assert_array_equal(turned["chosen"].numpy(), explained["chosen"].numpy()[:, ::-1])
+        everything = net.explained(image, explained["chosen"], paddle.ones_like(explained["kept"]))
         assert ((everything["logits"].numpy() > LOW).sum(-1) == 1).all()
 
 
@@ -115,9 +115,9 @@ class TestPadding:
         plain = net.explained(image)
         kept = paddle.ones_like(plain["kept"])  # clipping changes overlaps
         whole = corners(net.explained(image, plain["chosen"], kept)["boxes"].numpy())
-        told = net.explained(image, plain["chosen"], kept, paddle.to_tensor(valid))
-        np.testing.assert_allclose(corners(told["boxes"].numpy())[0], whole[0], atol=1e-6)
-        np.testing.assert_allclose(corners(told["boxes"].numpy())[1], np.clip(2 * whole[1], 0, 1), atol=1e-5)
+        masked = net.explained(image, plain["chosen"], kept, paddle.to_tensor(valid))
+        np.testing.assert_allclose(corners(masked["boxes"].numpy())[0], whole[0], atol=1e-6)
+        np.testing.assert_allclose(corners(masked["boxes"].numpy())[1], np.clip(2 * whole[1], 0, 1), atol=1e-5)
         assert net(image, paddle.to_tensor(valid))["boxes"].shape == [2, 100, 4]
 
     def test_a_padded_batch_through_the_task(self):
@@ -134,12 +134,12 @@ class TestPadding:
         with paddle.no_grad():
             # once it takes the mask, once it is a network with one input
             outputs = [task.run({"model": Net(net, mask)}, inputs) for mask in (True, False)]
-        told, untold = (task.results(each, batch)[0] for each in outputs)
-        inside = (untold.boxes[:, 2] < 63) & (untold.boxes[:, 3] < 47)
+        masked, unmasked = (task.results(each, batch)[0] for each in outputs)
+        inside = (unmasked.boxes[:, 2] < 63) & (unmasked.boxes[:, 3] < 47)
         assert inside.sum() > 20
-        np.testing.assert_allclose(told.scores, untold.scores, atol=1e-6)
-        np.testing.assert_allclose(told.boxes[inside], untold.boxes[inside], atol=1e-3)
-        assert told.boxes[:, 2].max() <= 64 and told.boxes[:, 3].max() <= 48
+        np.testing.assert_allclose(masked.scores, unmasked.scores, atol=1e-6)
+        np.testing.assert_allclose(masked.boxes[inside], unmasked.boxes[inside], atol=1e-3)
+        assert masked.boxes[:, 2].max() <= 64 and masked.boxes[:, 3].max() <= 48
 
 
 class TestParts:
@@ -196,8 +196,8 @@ class TestParts:
 
     def test_every_parameter_receives_a_gradient(self):
         net = net_of()
-        said = net.dense(picture())
-        (said.logits.square().sum() + said.deltas.square().sum()).backward()
+        predictions = net.dense(picture())
+        (predictions.logits.square().sum() + predictions.deltas.square().sum()).backward()
         assert not [k for k, p in net.named_parameters() if p.trainable and (p.grad is None or not p.grad.any())]
 
     @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from ppvision.models import zoo
 from ppvision.models.rtformer import CrossResolutionAttention, RTFormer, grouped_double_norm
 from ppvision.nn.heads import SegHead
 from ppvision.weights import to_ours
-from tests.models.golden import figures
+from tests.models.golden import statistics
 
 ADE_SLIM = dict(cross_size=8, use_injection=(True, False), drop_path=0.1)
 
@@ -47,7 +47,7 @@ def test_parameters_and_keys_are_those_published(name, kwargs, channels, total, 
 
 @pytest.mark.parametrize(("name", "kwargs", "expected"), GOLDEN)
 def test_golden_numbers(name, kwargs, expected):
-    np.testing.assert_allclose(figures(zoo.create_model(name, **kwargs)), expected, rtol=0, atol=2e-4)
+    np.testing.assert_allclose(statistics(zoo.create_model(name, **kwargs)), expected, rtol=0, atol=2e-4)
 
 
 def test_published_constants_are_the_defaults():

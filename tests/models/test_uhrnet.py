@@ -10,7 +10,7 @@ from ppvision.errors import UserError
 from ppvision.models import zoo
 from ppvision.models.uhrnet import UHRNet, merge, pair_mean
 from ppvision.weights import load_weights, state_of
-from tests.models.golden import figures
+from tests.models.golden import statistics
 
 # trainable parameters and keys of PaddleSeg's FCN, and what of them is `last_layer`, which we do not have
 SIZES = [
@@ -58,7 +58,7 @@ def test_parameters_and_golden_numbers(name, total, last_layer, keys):
     assert count(net) == total - last_layer
     assert len(net.state_dict()) == keys - LAST_LAYER_KEYS
     expected = GOLDEN[name]
-    np.testing.assert_allclose(figures(net), expected, rtol=0, atol=5e-4 * expected[1])
+    np.testing.assert_allclose(statistics(net), expected, rtol=0, atol=5e-4 * expected[1])
 
 
 def test_parameters_of_every_part():

@@ -101,16 +101,20 @@ def main(folder: Path) -> None:
         out = {"image": image.numpy(), "score": score}
         with torch.no_grad():
             maps = list(model.backbone(image).values())
-            said = model.head(maps)
+            predictions = model.head(maps)
             listed = ImageList(image, [(HEIGHT, WIDTH)] * 2)
             anchors = model.anchor_generator(listed, maps)
-            out |= {"logits": said["cls_logits"], "deltas": said["bbox_regression"], "anchors": anchors[0]}
+            out |= {
+                "logits": predictions["cls_logits"],
+                "deltas": predictions["bbox_regression"],
+                "anchors": anchors[0],
+            }
             out["rounded"] = _default_anchorgen()(listed, maps)[0]
             for i, found in enumerate(model([*image])):
                 low = rng.uniform(0, [WIDTH - 60, HEIGHT - 60], (4, 2))
                 boxes = torch.tensor(np.concatenate([low, low + rng.uniform(28, 60, (4, 2))], 1), dtype=torch.float32)
                 target = {"boxes": boxes, "labels": torch.tensor(rng.integers(0, CLASSES, 4))}
-                one = {key: value[i : i + 1] for key, value in said.items()}
+                one = {key: value[i : i + 1] for key, value in predictions.items()}
                 losses = model.compute_loss([target], one, [anchors[0]])
                 out |= {
                     f"objects_{i}": boxes,

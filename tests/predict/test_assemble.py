@@ -86,8 +86,8 @@ class TestWeights:
     def test_the_starting_weights_are_said_aloud(self, starting, tmp_path, capsys, verb):
         assert say(starting[0], verb, tmp_path) == 0
         best = tmp_path / "run/best_model"
-        said = f"{best} does not exist: using the starting weights {starting[1]}"
-        assert capsys.readouterr().out.splitlines().count(said) == 1
+        message = f"{best} does not exist: using the starting weights {starting[1]}"
+        assert capsys.readouterr().out.splitlines().count(message) == 1
         assert say(starting[0], verb, tmp_path / "given", "--model_path", str(starting[1])) == 0
         assert "starting weights" not in capsys.readouterr().out
 
@@ -96,10 +96,10 @@ class TestWeights:
         for verb in VERBS:
             assert say(starting[0], verb, tmp_path) == 0
         (image,) = pictures([(40, 53)])
-        told = Predictor(starting[0], weights=starting[1])(image)[0].labels
+        expected = Predictor(starting[0], weights=starting[1])(image)[0].labels
         overrides = [f"train.save_dir={tmp_path / 'run'}"]
-        assert np.array_equal(Predictor(starting[0], overrides=overrides)(image)[0].labels, told)
-        assert (Predictor(tmp_path / "export")(image)[0].labels == told).mean() > 0.999
+        assert np.array_equal(Predictor(starting[0], overrides=overrides)(image)[0].labels, expected)
+        assert (Predictor(tmp_path / "export")(image)[0].labels == expected).mean() > 0.999
         with Image.open(tmp_path / "predictions/p0.png") as mask:
             (result,) = Predictor(starting[0], weights=starting[1])(tmp_path / "in")
             assert np.array_equal(np.asarray(mask), result.labels)
@@ -183,14 +183,16 @@ class TestTask:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("max", "there is: argmax, softmax, none"), ("argmx", "; did you mean 'argmax'?")]
+    ("name", "message"), [("max", "there is: argmax, softmax, none"), ("argmx", "; did you mean 'argmax'?")]
 )
-def test_an_ending_is_the_tasks_own(tmp_path, capsys, name, said):
+def test_an_ending_is_the_tasks_own(tmp_path, capsys, name, message):
     """The command line knows no endings; the task says which there are."""
     recipe, weights, _ = exported()
     assert say(recipe, "export", tmp_path, "--output_op", name, "--model_path", str(weights)) == 2
     error = capsys.readouterr().err.strip()
-    assert f"error: export: no output_op '{name}' for SegmentationTask" in error and said in error and "\n" not in error
+    assert (
+        f"error: export: no output_op '{name}' for SegmentationTask" in error and message in error and "\n" not in error
+    )
     assert not (tmp_path / "export").exists()
 
 

@@ -120,15 +120,15 @@ class TestOfThePresentDay:
 class TestOfOtherDays:
     def test_version_1_is_refused_with_the_command_that_renews_it(self, tmp_path):
         (tmp_path / "deploy.yaml").write_text(yaml.safe_dump(VERSION_1, sort_keys=False))
-        said = refusal(tmp_path)
-        assert said.startswith(f"{tmp_path / 'deploy.yaml'}: written by an older ppvision; write it anew: ")
-        assert said.endswith(f"ppvision export --config <recipe> --model_path <weights> --save_dir {tmp_path}")
+        message = refusal(tmp_path)
+        assert message.startswith(f"{tmp_path / 'deploy.yaml'}: written by an older ppvision; write it anew: ")
+        assert message.endswith(f"ppvision export --config <recipe> --model_path <weights> --save_dir {tmp_path}")
 
     def test_a_newer_one_names_the_newer_ppvision(self, tmp_path):
         newer = {**VERSION_1, "PPVision": {**VERSION_1["PPVision"], "format": 3}}
         (tmp_path / "deploy.yaml").write_text(yaml.safe_dump(newer))
-        said = refusal(tmp_path)
-        assert "written by a newer ppvision; use that one, or write it anew: ppvision export --config" in said
+        message = refusal(tmp_path)
+        assert "written by a newer ppvision; use that one, or write it anew: ppvision export --config" in message
 
     @pytest.mark.parametrize("number", ["two", None, 1.5, -2])
     def test_a_format_that_is_no_number_of_ours(self, tmp_path, number):
@@ -176,11 +176,11 @@ class TestTrust:
 
     def test_a_task_of_another_module_is_refused_until_it_is_trusted(self, several, monkeypatch):
         monkeypatch.setattr(deployment, "TRUSTED", set())
-        said = refusal(several)
-        assert "task 'tests.predict.test_deployment.Pair' is code of another module" in said
-        assert said.endswith("if you trust it, say --trust tests.predict.test_deployment")
+        message = refusal(several)
+        assert "task 'tests.predict.test_deployment.Pair' is code of another module" in message
+        assert message.endswith("if you trust it, say --trust tests.predict.test_deployment")
         trust("tests.predict.test_deploy", "predict")  # names that only begin alike
-        assert refusal(several) == said
+        assert refusal(several) == message
         trust("tests.predict.test_deployment")
         assert isinstance(Predictor(several).task, Pair)
 

@@ -63,7 +63,7 @@ def test_predictor(recipe, plain, batch_size):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({}, r"Shifted needs 'gain' \(factor of the labels\): give --extra gain=…"),
         ({"bias": 1}, "Shifted needs 'gain'"),
@@ -71,8 +71,8 @@ def test_predictor(recipe, plain, batch_size):
         ({"gain": "two"}, "gain is a whole number, got 'two'"),
     ],
 )
-def test_refused(recipe, given, said):
-    with pytest.raises(UserError, match=said):
+def test_refused(recipe, given, message):
+    with pytest.raises(UserError, match=message):
         Predictor(recipe[0], weights=recipe[1])(pictures([(40, 53)]), **given)
 
 
@@ -95,7 +95,7 @@ class TestCommandLine:
             assert np.array_equal(np.asarray(mask), plain(tmp_path / "in")[0].labels * 20 + 3)
 
     @pytest.mark.parametrize(
-        ("flags", "said"),
+        ("flags", "message"),
         [
             ([], "Shifted needs 'gain' (factor of the labels): give --extra gain="),
             (["--extra", "gian=2"], "takes no 'gian'; did you mean 'gain'?"),
@@ -104,10 +104,10 @@ class TestCommandLine:
             (["--extra", "gain=2.5"], "gain is a whole number, got 2.5"),
         ],
     )
-    def test_mistakes_are_one_line_and_status_2(self, recipe, tmp_path, capsys, flags, said):
+    def test_mistakes_are_one_line_and_status_2(self, recipe, tmp_path, capsys, flags, message):
         assert self.predict(recipe, tmp_path, *flags) == 2
         error = capsys.readouterr().err.strip()
-        assert said in error and error.startswith("error: ") and "\n" not in error
+        assert message in error and error.startswith("error: ") and "\n" not in error
 
     def test_infer_of_an_export(self, recipe, tmp_path, plain, monkeypatch):
         from ppvision.cli.infer import main as infer

@@ -38,7 +38,7 @@ def test_list_is_relative_to_its_folder_and_its_first_column_counts(tree, monkey
 
 
 @pytest.mark.parametrize(
-    "name, content, said",
+    "name, content, message",
     [
         ("empty.txt", b"", "list is empty"),
         ("blank.txt", b"\n  \n", "list is empty"),
@@ -46,11 +46,11 @@ def test_list_is_relative_to_its_folder_and_its_first_column_counts(tree, monkey
         ("binary.bin", bytes(range(256)), "neither an image"),
     ],
 )
-def test_bad_lists(tree, name, content, said):
+def test_bad_lists(tree, name, content, message):
     (tree / name).write_bytes(content)
     with pytest.raises(UserError) as error:
         find_inputs(tree / name)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_nothing_there(tree):

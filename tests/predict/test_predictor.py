@@ -126,8 +126,8 @@ class TestPadding:
             black = on_device(task.inputs(batch))  # no fill is set: evaluation multiplies by the mask
             assert black["image"][0, :, -1].abs().max() == 0 and not black["valid"][0, -1].any()
             with paddle.no_grad():
-                (judged,) = task.results(task.run({"model": EagerNet(net, mean, std)}, black), batch)
-            assert share_equal([result.labels], [judged.labels]) > 0.9999
+                (expected,) = task.results(task.run({"model": EagerNet(net, mean, std)}, black), batch)
+            assert share_equal([result.labels], [expected.labels]) > 0.9999
 
 
 class TestSizesAndOrder:
@@ -173,7 +173,7 @@ class TestSizesAndOrder:
         assert np.array_equal(plain(array)[0].labels, by_folder[0].labels)
 
     @pytest.mark.parametrize(
-        "image, said",
+        "image, message",
         [
             (np.zeros((4, 4, 3), np.float32), "expected RGB uint8"),
             (np.zeros((4, 4), np.uint8), r"got uint8 \[4, 4\]"),
@@ -183,8 +183,8 @@ class TestSizesAndOrder:
             ([5], "got int in the list"),
         ],
     )
-    def test_wrong_input(self, plain, image, said):
-        with pytest.raises(UserError, match=said):
+    def test_wrong_input(self, plain, image, message):
+        with pytest.raises(UserError, match=message):
             plain(image)
 
     def test_times_are_taken(self):
@@ -242,7 +242,7 @@ class TestRefusals:
             Predictor(copy)
 
     @pytest.mark.parametrize(
-        "item, said",
+        "item, message",
         [
             ({"type": "os.system", "command": "touch owned"}, "no transform 'os.system'"),
             ({"type": "subprocess.Popen", "args": ["touch", "owned"]}, "no transform 'subprocess.Popen'"),
@@ -252,12 +252,12 @@ class TestRefusals:
             (5, "must be a mapping"),
         ],
     )
-    def test_only_transforms_of_the_suite(self, copy, item, said, monkeypatch):
+    def test_only_transforms_of_the_suite(self, copy, item, message, monkeypatch):
         monkeypatch.chdir(copy)
         content = yaml.safe_load((copy / "deploy.yaml").read_text())
         content["PPVision"]["transforms"] = [item]
         (copy / "deploy.yaml").write_text(yaml.safe_dump(content))
-        with pytest.raises(UserError, match=f"deploy.yaml.*{said}"):
+        with pytest.raises(UserError, match=f"deploy.yaml.*{message}"):
             Predictor(copy)
         assert not (copy / "owned").exists()
 
@@ -291,7 +291,7 @@ class TestRefusals:
             Predictor(copy)
 
     @pytest.mark.parametrize(
-        "text, said",
+        "text, message",
         [
             ("Deploy:\nPPVision:\n", "has no Deploy and PPVision block"),
             ("Deploy: {}\nPPVision: {}\n", "written by an older ppvision"),
@@ -300,15 +300,17 @@ class TestRefusals:
             ("Deploy: 1\nPPVision: {format: 2}\n", "has no Deploy and PPVision block"),
         ],
     )
-    def test_empty_blocks(self, tmp_path, text, said):
+    def test_empty_blocks(self, tmp_path, text, message):
         (tmp_path / "deploy.yaml").write_text(text)
-        with pytest.raises(UserError, match=rf"deploy\.yaml: {said}"):
+        with pytest.raises(UserError, match=rf"deploy\.yaml: {message}"):
             Predictor(tmp_path)
 
-    @pytest.mark.parametrize("text, said", [("Deploy: {model: x}\n", "was it written by"), ("Deploy: [\n", "not YAML")])
-    def test_a_foreign_deploy_file(self, tmp_path, text, said):
+    @pytest.mark.parametrize(
+        "text, message", [("Deploy: {model: x}\n", "was it written by"), ("Deploy: [\n", "not YAML")]
+    )
+    def test_a_foreign_deploy_file(self, tmp_path, text, message):
         (tmp_path / "deploy.yaml").write_text(text)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             Predictor(tmp_path)
 
     def test_sources_that_are_none(self, tmp_path):

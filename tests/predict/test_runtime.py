@@ -117,7 +117,7 @@ class TestDeviceTruth:
             open_session("paddle", "gpu", Runtime(), model="m", params="p")
 
     @pytest.mark.parametrize(
-        "device, backend, options, said",
+        "device, backend, options, message",
         [
             ("cpu", "pytorch", {}, "no backend"),
             ("cpu", "paddle", {"precision": "fp61"}, "did you mean 'fp16'"),
@@ -127,8 +127,8 @@ class TestDeviceTruth:
             ("gpu", "paddle", {"precision": "int8"}, "use fp16 or fp32"),
         ],
     )
-    def test_combinations_that_would_run_as_something_else(self, device, backend, options, said):
-        with pytest.raises(UserError, match=said):
+    def test_combinations_that_would_run_as_something_else(self, device, backend, options, message):
+        with pytest.raises(UserError, match=message):
             check_runtime(device, backend, Runtime(**options))
 
     def test_threads(self):
@@ -249,7 +249,7 @@ class TestNamedInputs:
         assert np.array_equal(session({"x": X[:, :, :, ::-1], "shift": SHIFT})["moved"], right[:, :, :, ::-1])
 
     @pytest.mark.parametrize(
-        "given, said",
+        "given, message",
         [
             (X, r"this graph takes 2 inputs \(x, shift\): give a dict of arrays by name"),
             ({"x": X}, r"input 'shift' of the graph is missing \(inputs: x, shift\)"),
@@ -263,8 +263,8 @@ class TestNamedInputs:
             ({"x": X, "shift": np.array([["a"] * 3] * 2)}, "input 'shift' is <U1, the graph takes float32"),
         ],
     )
-    def test_refused(self, session, given, said):
-        with pytest.raises(UserError, match=said) as caught:
+    def test_refused(self, session, given, message):
+        with pytest.raises(UserError, match=message) as caught:
             session(given)
         assert "\n" not in str(caught.value)
 

@@ -70,8 +70,8 @@ def trusted():
 def test_evaluation(recipe, data, run):
     """Whatever the batch: samples have 15 to 48 points."""
     cfg = load(ROOT / RECIPE, [f"data.root={data}"])
-    figures = [ppvision.evaluate(cfg, [f"eval.batch_size={n}"], str(run / "best_model")) for n in (1, 4, 9)]
-    assert figures[0] == figures[1] == figures[2] and figures[0]["top1"] > 0.85
+    metrics = [ppvision.evaluate(cfg, [f"eval.batch_size={n}"], str(run / "best_model")) for n in (1, 4, 9)]
+    assert metrics[0] == metrics[1] == metrics[2] and metrics[0]["top1"] > 0.85
 
 
 def test_benchmark(recipe, tmp_path):

@@ -43,7 +43,7 @@ def command(*words: object, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
-def said(done: subprocess.CompletedProcess) -> str:
+def stderr_of(done: subprocess.CompletedProcess) -> str:
     """The one line of an error that a user causes."""
     assert done.returncode == 2, done.stdout + done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -130,17 +130,17 @@ def test_a_killed_run_continues_bit_for_bit(recipe, data, run):
 
 def test_it_learns_and_the_batch_does_not_matter(recipe, data, run, tmp_path):
     """Crops and pictures of several sizes in one batch: the figure is that of one by one."""
-    figures = []
+    metrics = []
     for batch in (1, 6):
         words = [*recipe, "--model_path", run / "best_model", "--batch_size", batch, "--output_eval", tmp_path]
         done = command("tools/eval.py", *words)
         assert done.returncode == 0, done.stderr
-        figures.append(json.loads((tmp_path / "metrics.json").read_text())["figures"])
-    assert figures[0] == figures[1]
+        metrics.append(json.loads((tmp_path / "metrics.json").read_text())["figures"])
+    assert metrics[0] == metrics[1]
     fresh = tmp_path / "fresh.pdparams"
     paddle.save(PairNet(8).state_dict(), str(fresh))
     untrained = ppvision.evaluate(str(ROOT / RECIPE), [f"data.root={data}"], weights=str(fresh))
-    assert figures[0]["f1"] > 0.75 and untrained["f1"] < figures[0]["f1"] - 0.3
+    assert metrics[0]["f1"] > 0.75 and untrained["f1"] < metrics[0]["f1"] - 0.3
 
 
 def test_parity_of_both_parts(export):
@@ -280,15 +280,15 @@ def test_the_programs(export, data, recipe, run, tmp_path):
 
 def test_one_line_for_what_is_wrong(export, data, tmp_path):
     words = ["deploy/python/infer.py", "--image_path", data / "val.list", "--save_dir", tmp_path / "out", "--config"]
-    assert "if you trust it, say --trust tests.systems.pair.task" in said(command(*words, export))
+    assert "if you trust it, say --trust tests.systems.pair.task" in stderr_of(command(*words, export))
     known = ["--trust", "tests.systems.pair"]
-    line = said(command(*words, export / "encode", *known))
+    line = stderr_of(command(*words, export / "encode", *known))
     assert "one part of a deployment" in line and line.endswith(f"give {export}")
     broken = tmp_path / "broken"
     (broken / "encode").mkdir(parents=True)
     (broken / "deploy.yaml").write_bytes((export / "deploy.yaml").read_bytes())
     (broken / "encode/deploy.yaml").write_bytes((export / "encode/deploy.yaml").read_bytes())
-    assert "part 'decode' is missing" in said(command(*words, broken, *known))
+    assert "part 'decode' is missing" in stderr_of(command(*words, broken, *known))
 
 
 @pytest.mark.slow

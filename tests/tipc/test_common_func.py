@@ -14,7 +14,7 @@ def bash(code, tmp_path, mode="lite_train_lite_infer"):
 
 
 @pytest.mark.parametrize(
-    "code, said",
+    "code, printed",
     [
         ("func_parser_key '--iters:a=1|b=2'", "--iters"),
         ("func_parser_value '--save_dir:'", ""),
@@ -38,8 +38,8 @@ def bash(code, tmp_path, mode="lite_train_lite_infer"):
         ("add_suffix test_tipc/a.b/model.txt _x", "test_tipc/a.b/model_x.txt"),
     ],
 )
-def test_values(code, said, tmp_path):
-    assert bash(code, tmp_path).stdout.strip() == said
+def test_values(code, printed, tmp_path):
+    assert bash(code, tmp_path).stdout.strip() == printed
 
 
 @pytest.mark.parametrize("status, word", [(0, "successfully"), (7, "failed")])

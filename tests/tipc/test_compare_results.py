@@ -51,17 +51,17 @@ def labelled(tmp_path) -> list[str]:
 def test_labels_in_a_folder(tmp_path, labelled):
     assert compare(tmp_path, *labelled, "--write")[0] == 0
     assert "Acc: 0.937500\n" in (tmp_path / "stored_fp32.txt").read_text()
-    status, said = compare(tmp_path, *labelled)
+    status, output = compare(tmp_path, *labelled)
     assert status == 0
-    assert f"Assert allclose passed! The results of {RESULTS} and {tmp_path}/stored_fp32.txt are consistent!" in said
+    assert f"Assert allclose passed! The results of {RESULTS} and {tmp_path}/stored_fp32.txt are consistent!" in output
 
 
 def test_a_wrong_result(tmp_path, labelled):
     compare(tmp_path, *labelled, "--write")
     Mask("b", np.zeros((8, 8), np.uint8)).save(tmp_path / RESULTS, "b")
-    status, said = compare(tmp_path, *labelled)
-    assert status == 1 and "mIoU: " in said and "allowed" in said
-    assert f"The results of {RESULTS} and the results of {tmp_path}/stored_fp32.txt are inconsistent!" in said
+    status, output = compare(tmp_path, *labelled)
+    assert status == 1 and "mIoU: " in output and "allowed" in output
+    assert f"The results of {RESULTS} and the results of {tmp_path}/stored_fp32.txt are inconsistent!" in output
     assert compare(tmp_path, *labelled, "--atol", "1")[0] == 0
 
 
@@ -79,8 +79,8 @@ def test_a_wrong_result(tmp_path, labelled):
 )
 def test_stored_figures(stored, status, words, tmp_path, labelled):
     (tmp_path / "stored_fp32.txt").write_text(stored)
-    found, said = compare(tmp_path, *labelled)
-    assert (found, words in said) == (status, True), said
+    found, output = compare(tmp_path, *labelled)
+    assert (found, words in output) == (status, True), output
 
 
 def test_nothing_to_compare_is_a_failure(tmp_path, labelled):
@@ -91,8 +91,8 @@ def test_nothing_to_compare_is_a_failure(tmp_path, labelled):
     (tmp_path / "stored_int8.txt").write_text("Acc: 1\n")
     assert "no stored figures of precision fp32" in compare(tmp_path, *labelled)[1]
     (tmp_path / RESULTS).rename(tmp_path / "python_infer_results")
-    status, said = compare(tmp_path, *labelled)
-    assert status == 1 and "its name tells no precision" in said
+    status, output = compare(tmp_path, *labelled)
+    assert status == 1 and "its name tells no precision" in output
     (tmp_path / "python_infer_results").rename(tmp_path / "away")
     assert compare(tmp_path, *labelled)[0] == 1
     assert compare(tmp_path)[0] == 2 and compare(tmp_path, "--gt_dir", "gt")[0] == 2
@@ -131,8 +131,8 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("layout", "model", "metric", "figures"), CASES, ids=[c[0] for c in CASES])
-def test_every_task_by_its_recipe(layout, model, metric, figures, tmp_path):
+@pytest.mark.parametrize(("layout", "model", "metric", "expected"), CASES, ids=[c[0] for c in CASES])
+def test_every_task_by_its_recipe(layout, model, metric, expected, tmp_path):
     root = tmp_path / "data"
     make(layout.partition("-")[0], root, 4, 4, (112, 160))
     recipe = tmp_path / "x.yml"
@@ -140,13 +140,13 @@ def test_every_task_by_its_recipe(layout, model, metric, figures, tmp_path):
     images = [str(root / line) for line in (root / "val.list").read_text().splitlines()]
     save(tmp_path / RESULTS, results_for(layout, images))
     words = ["--config", str(recipe)]
-    status, said = compare(tmp_path, *words, "--write")
-    assert status == 0, said
+    status, output = compare(tmp_path, *words, "--write")
+    assert status == 0, output
     lines = (tmp_path / "stored_fp32.txt").read_text().splitlines()
-    assert figures <= {line.partition(":")[0] for line in lines}
+    assert expected <= {line.partition(":")[0] for line in lines}
     assert compare(tmp_path, *words)[0] == 0
     save(tmp_path / RESULTS, results_for(layout, images, seed=1))
     assert compare(tmp_path, *words)[0] == 1
     save(tmp_path / RESULTS, results_for(layout, images[1:]))
-    status, said = compare(tmp_path, *words)
-    assert status == 1 and f"no result for {Path(images[0]).name}" in said
+    status, output = compare(tmp_path, *words)
+    assert status == 1 and f"no result for {Path(images[0]).name}" in output

@@ -75,8 +75,8 @@ def test_command(small):
     assert "uhrnet_w48/train_infer_python.txt: is out of date" in check.stderr
     assert tipc(small, "generate").stdout == "test_tipc/configs/uhrnet_w48/train_infer_python.txt: written\n"
     for name in ("uhrnet_w48.yml", "train_infer_python.txt"):
-        wanted = (ROOT / "test_tipc/configs/uhrnet_w48" / name).read_bytes()
-        assert (small / "test_tipc/configs/uhrnet_w48" / name).read_bytes() == wanted
+        expected = (ROOT / "test_tipc/configs/uhrnet_w48" / name).read_bytes()
+        assert (small / "test_tipc/configs/uhrnet_w48" / name).read_bytes() == expected
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,10 @@ def test_speeds_and_losses_as_words(logs):
 
 
 def test_averages_are_in_train_log_alone(logs):
-    assert losses.averages(logs[1]) == [{"loss": 0.6931, "main": 0.5, "aux": 0.1931}]
-    assert losses.averages(logs[0]) == []
+    assert losses.epoch_means(logs[1]) == [{"loss": 0.6931, "main": 0.5, "aux": 0.1931}]
+    assert losses.epoch_means(logs[0]) == []
     with pytest.raises(ValueError, match="not `name: value, name: value`"):
-        losses.averages(["[Train][Avg]loss: 1 ms: 3"])
+        losses.epoch_means(["[Train][Avg]loss: 1 ms: 3"])
 
 
 def test_the_filter_drops_the_first_lines_of_each_epoch(logs):

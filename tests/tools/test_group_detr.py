@@ -48,7 +48,7 @@ def test_verdicts(monkeypatch, one, four, more, verdict):
     monkeypatch.setattr(experiment, "trained", lambda names, settings: {name: arms[name] for name in names})
     outcome = experiment.convergence(Settings((0, 1, 2)))
     assert outcome.verdict == verdict
-    assert outcome.figures["arms"]["A0"]["AP"][1]["mean"] == pytest.approx(100 * (GOOD[1] - one))
+    assert outcome.metrics["arms"]["A0"]["AP"][1]["mean"] == pytest.approx(100 * (GOOD[1] - one))
 
 
 def test_too_hard_a_task_decides_nothing(monkeypatch):

@@ -34,7 +34,7 @@ def test_verdicts(monkeypatch, alone, distilled, teacher, verdict):
     monkeypatch.setattr(experiment, "step_time", lambda settings, arms: {"ratio": 2.0})
     outcome = experiment.heterogeneous(Settings((0, 1, 2)))
     assert outcome.verdict == verdict
-    assert outcome.figures["R1"]["AP"]["mean"] == pytest.approx(100 * distilled)
+    assert outcome.metrics["R1"]["AP"]["mean"] == pytest.approx(100 * distilled)
 
 
 def test_arms_differ_in_the_teacher_alone():
@@ -56,11 +56,11 @@ def test_likeness_of_a_student_and_its_teacher(tmp_path):
     taught = experiment.teacher()
     method = experiment.method_of("R1", taught)
     assert 0 <= experiment.consistency(method, taught, data)["shared"] < 0.9
-    answers, decode = [], taught.decode
+    asked, decode = [], taught.decode
 
     def zero(context, queries):
         """The boxes asked about, unmoved: what a student without offsets says."""
-        answers.append(queries)
+        asked.append(queries)
         logits, _ = decode(context, queries)[-1]
         return [(logits, paddle.nn.functional.sigmoid(queries.references))]
 
@@ -70,4 +70,4 @@ def test_likeness_of_a_student_and_its_teacher(tmp_path):
         parameter.set_value(paddle.zeros_like(parameter))
     # not 1: of anchors beyond the picture the teacher is asked about the part inside
     assert experiment.consistency(method, taught, data)["shared"] > 0.9
-    assert answers[0].references.shape[1] == 100
+    assert asked[0].references.shape[1] == 100

@@ -118,10 +118,10 @@ class TestMAFormer:
             module, "ARMS", {k: module.ARMS[k] for k in ("window only", "global only", "llf", "concat", "maf")}
         )
         outcome = module.fusion(rules.Settings((0,), quick=True))
-        assert outcome.verdict == "UNRESOLVED" and set(outcome.figures) == set(module.ARMS)
+        assert outcome.verdict == "UNRESOLVED" and set(outcome.metrics) == set(module.ARMS)
 
     def test_tokens_run(self, module, rules):
-        assert set(module.tokens(rules.Settings((0,), quick=True)).figures) == {"beta 0", "beta 0.5"}
+        assert set(module.tokens(rules.Settings((0,), quick=True)).metrics) == {"beta 0", "beta 0.5"}
 
 
 class TestCaeV2:
@@ -136,8 +136,8 @@ class TestCaeV2:
 
         monkeypatch.setattr(module, "_probed_recipe", probed)
         outcome = module.fashion(rules.Settings((1, 2)))
-        assert outcome.verdict == verdict and outcome.figures["random"]["values"] == [0.7, 0.7]
-        assert outcome.figures["gain"]["values"] == pytest.approx(gains)
+        assert outcome.verdict == verdict and outcome.metrics["random"]["values"] == [0.7, 0.7]
+        assert outcome.metrics["gain"]["values"] == pytest.approx(gains)
 
     def test_both_arms_are_probed_by_the_same_recipe(self, module, rules, monkeypatch, tmp_path):
         runs = {}
@@ -183,13 +183,13 @@ class TestCaeV2:
             eval = head = head_norm = staticmethod(lambda x=None: x)
 
             def encode(self, image, visible):
-                return None, take_tokens(answers, visible)
+                return None, take_tokens(target, visible)
 
         rng = np.random.default_rng(0)
         features = rng.standard_normal((4, 2, 37, 5)).astype(np.float32)
-        said = features[:, 0, 1:].copy()
-        said[:, 7] *= -1
-        answers = paddle.to_tensor(said)
+        predictions = features[:, 0, 1:].copy()
+        predictions[:, 7] *= -1
+        target = paddle.to_tensor(predictions)
         images = rng.integers(0, 256, (4, 24, 24, 3)).astype(np.uint8)
         found = module.agreement(Echo(), {"image": images, "features": features}, 9)
         assert found["cosine, whole image"] == pytest.approx(34 / 36, abs=1e-4)

@@ -52,7 +52,7 @@ class TestRead:
             tables.read(file)
 
     @pytest.mark.parametrize(
-        "change, said",
+        "change, message",
         [
             ({"kind": "guessed"}, "kind"),
             ({"source": "memory"}, "source"),
@@ -63,9 +63,9 @@ class TestRead:
             ({"seed": 3}, "unknown keys seed"),
         ],
     )
-    def test_refuses_an_incomplete_published_row(self, tmp_path, change, said):
+    def test_refuses_an_incomplete_published_row(self, tmp_path, change, message):
         results(tmp_path, {**TABLE, "rows": [{**PUBLISHED, **change}]})
-        with pytest.raises(tables.Fault, match=said):
+        with pytest.raises(tables.Fault, match=message):
             tables.read(tmp_path / "t.json")
 
     @pytest.mark.parametrize("key", ["command", "machine", "versions", "seed", "date"])

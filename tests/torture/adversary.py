@@ -59,18 +59,18 @@ class AdversarialSegmentation(Method):
         image = batch["image"]
         if phase == "g":
             logits = self.model(image)
-            fooled = F.softplus(-self.judge(F.softmax(logits, 1), image)).mean()
+            fooled = F.softplus(-self.discriminate(F.softmax(logits, 1), image)).mean()
             return {"ce": self.loss(logits, batch), "fool": self.adversarial * fooled}
         real = self.label_map(batch["label"])
         if phase == "r1":
             real.stop_gradient = False
-            (gradient,) = paddle.grad(self.judge(real, image).sum(), real, create_graph=True)
+            (gradient,) = paddle.grad(self.discriminate(real, image).sum(), real, create_graph=True)
             return {"r1": self.penalty * gradient.square().sum([1, 2, 3]).mean()}
         with paddle.no_grad():
             fake = F.softmax(self.model(image), 1)
-        return {"d": (F.softplus(self.judge(fake, image)) + F.softplus(-self.judge(real, image))).mean()}
+        return {"d": (F.softplus(self.discriminate(fake, image)) + F.softplus(-self.discriminate(real, image))).mean()}
 
-    def judge(self, labels: Tensor, image: Tensor) -> Tensor:
+    def discriminate(self, labels: Tensor, image: Tensor) -> Tensor:
         """[B,K,H,W] class shares beside [B,3,H,W] -> [B,1,h,w], high where they look real."""
         noisy = labels + self.noise * paddle.randn(labels.shape)
         return self.discriminator(noisy, image)

@@ -139,7 +139,7 @@ def run(
         return outcome
     first, last = late[0], late[-1]
     growth = last.rss / first.rss - 1
-    outcome.figures = {
+    outcome.metrics = {
         "evaluations and checkpoints": count // save,
         f"RSS MB at step {first.step}": round(first.rss / 2**20, 1),
         f"RSS MB at step {last.step}": round(last.rss / 2**20, 1),
@@ -155,10 +155,10 @@ def run(
     for name in ("files", "threads", "children"):
         # a look that comes late falls into an evaluation, which opens more; what leaks is there at every look
         start, end = (min(getattr(s, name) for s in part) for part in (late[:third], late[-third:]))
-        outcome.figures |= {f"{name} from step {first.step} on": start, f"{name} at the end": end}
+        outcome.metrics |= {f"{name} from step {first.step} on": start, f"{name} at the end": end}
         if start != end:
             outcome.broken.append(f"number of {name} changed: {start} to {end}")
     stride = max(len(samples) // POINTS, 1)
     for point in samples[stride - 1 :: stride]:
-        outcome.figures[f"RSS MB, step {point.step}"] = round(point.rss / 2**20, 1)
+        outcome.metrics[f"RSS MB, step {point.step}"] = round(point.rss / 2**20, 1)
     return outcome

@@ -1,10 +1,10 @@
 """Weight files that want to run something, to take all memory, or are simply broken: each must be refused on one line.
 
-Every hostile file would create a marker file if anything in it ran. A file is judged in a process of its own, forked
+Every hostile file would create a marker file if anything in it ran. A file is checked in a process of its own, forked
 from one that has only imported the reader: it must raise a UserError naming the file, within a time and memory limit
 (of address space, which the kernel holds, and of resident memory, which is measured), and leave no marker.
 
-    python tests/torture/hostile.py FOLDER     # judges every file of a folder, one JSON line each
+    python tests/torture/hostile.py FOLDER     # checks every file of a folder, one JSON line each
 """
 
 from __future__ import annotations
@@ -304,10 +304,10 @@ def control() -> dict[str, bytes]:
     }
 
 
-# ---- the judge
+# ---- the check
 
 
-def judge(path: Path) -> dict[str, object]:
+def check(path: Path) -> dict[str, object]:
     """Read one file in a forked process; how that ended."""
     reading, writing = os.pipe()
     started = time.monotonic()
@@ -317,9 +317,9 @@ def judge(path: Path) -> dict[str, object]:
         os._exit(attempt(path, writing))
     os.close(writing)
     with os.fdopen(reading, errors="replace") as stream:
-        said = stream.read()
+        message = stream.read()
     _, status, usage = os.wait4(pid, 0)
-    kind, _, message = said.partition("\n")
+    kind, _, message = message.partition("\n")
     if os.WIFSIGNALED(status):
         kind, message = f"killed by {signal.Signals(os.WTERMSIG(status)).name}", message
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -341,16 +341,16 @@ def attempt(path: Path, out: int) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.alarm(SECONDS)
     try:
-        said = f"read\n{len(read(path))} arrays"
+        message = f"read\n{len(read(path))} arrays"
     except UserError as error:
-        said = f"refused\n{error}"
+        message = f"refused\n{error}"
     except BaseException as error:
-        said = f"{type(error).__name__}\n{error}"
-    os.write(out, said.encode(errors="replace")[:4000])
+        message = f"{type(error).__name__}\n{error}"
+    os.write(out, message.encode(errors="replace")[:4000])
     return 0
 
 
-def judge_all(folder: Path) -> list[dict[str, object]]:
+def check_all(folder: Path) -> list[dict[str, object]]:
     """Judge every file of a folder from a fresh process."""
     root = Path(__file__).resolve().parents[2]
     run = subprocess.run(
@@ -394,11 +394,11 @@ def run(count, seed, folder, say):
     for part, made in (("files", content), ("control", control())):
         for name, raw in made.items():
             (folder / part / name).write_bytes(raw)
-    for found in judge_all(folder / "control"):
+    for found in check_all(folder / "control"):
         if found["kind"] != "read":
             outcome.broken.append(f"control, {found['file']}: {found['kind']} {found['message']}")
     memory = seconds = 0.0
-    for found in judge_all(folder / "files"):
+    for found in check_all(folder / "files"):
         wrong = faults(found, marker)
         outcome.tried += 1
         outcome.count("refused", int(found["kind"] == "refused"))
@@ -409,7 +409,7 @@ def run(count, seed, folder, say):
             say(outcome.broken[-1])
     if outcome.tried < count:
         outcome.broken.append(f"only {outcome.tried} files, {count} were asked for")
-    outcome.figures |= {"largest extra memory MB": round(memory / 2**20, 1), "longest seconds": seconds}
+    outcome.metrics |= {"largest extra memory MB": round(memory / 2**20, 1), "longest seconds": seconds}
     return outcome
 
 
@@ -421,7 +421,7 @@ def main(argv: list[str]) -> int:
     except ImportError:
         pass
     for path in sorted(Path(argv[0]).iterdir()):
-        print(json.dumps(judge(path)), flush=True)
+        print(json.dumps(check(path)), flush=True)
     return 0
 
 

@@ -313,7 +313,7 @@ def run(
         "orphan processes",
         "leftover files",
     )
-    outcome.figures = dict.fromkeys(zero, 0)
+    outcome.metrics = dict.fromkeys(zero, 0)
     shm = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     try:
         for i, method in enumerate(methods):

@@ -88,7 +88,7 @@ def measure(folder: Path) -> dict[str, float]:
     }
 
 
-def judge(found: dict[str, float], text: int) -> list[str]:
+def check(found: dict[str, float], text: int) -> list[str]:
     """What is wrong with the figures of a list whose names have so many bytes."""
     allowed, broken = text + PER_ENTRY * found["entries"], []
     if found["wrong"]:
@@ -114,8 +114,8 @@ def run(count: int, seed: int, folder: Path, say: Say) -> Outcome:
         outcome.broken.append(f"status {ended.returncode}: {ended.stderr[-300:]}")
         return outcome
     found = json.loads(ended.stdout)
-    outcome.broken = judge(found, text)
-    outcome.figures = {
+    outcome.broken = check(found, text)
+    outcome.metrics = {
         "MB of names": round(text / 2**20, 1),
         "MB of the index": round(found["index"] / 2**20, 1),
         "resident MB added": round(found["resident"] / 2**20, 1),

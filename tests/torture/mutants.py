@@ -193,7 +193,7 @@ def make(stock: Stock, maker: Callable[[Case], None], folder: Path, seed: list[i
     return case
 
 
-def judge(case: Case, call: Callable[[list[str], Path], Ended]) -> tuple[list[str], Ended]:
+def check(case: Case, call: Callable[[list[str], Path], Ended]) -> tuple[list[str], Ended]:
     """Run a mutant."""
     argv, guarded = case.argv(), digest(case.guarded) if case.guarded is not None else ""
     ended = call(argv, case.folder)
@@ -205,7 +205,7 @@ def run(count: int, seed: int, folder: Path, say: Say, own_processes: int = 10) 
     outcome = Outcome("recipes, data sets and weights with one mistake each: anything but one line that names it", "")
     outcome.model = "rtformer_debug"
     zero = ("met as promised", "silently accepted", "tracebacks", "hangs", "in their own process")
-    outcome.figures = dict.fromkeys(zero, 0)
+    outcome.metrics = dict.fromkeys(zero, 0)
     stock = prepare(folder, outcome)
     seen: set[str] = set()
     longest, jobs = 0.0, schedule(count)
@@ -226,7 +226,7 @@ def run(count: int, seed: int, folder: Path, say: Say, own_processes: int = 10) 
         for call in calls:
             if call is in_own_process:
                 case = make(stock, maker, folder / f"mutant_{i}", [seed, i, attempt])
-            found, ended = judge(case, call)
+            found, ended = check(case, call)
             longest = max(longest, ended.seconds)
             for fault in found:
                 outcome.broken.append(f"{family}, {maker.__name__}, {case.what} ({call.__name__}): {fault}")
@@ -242,5 +242,5 @@ def run(count: int, seed: int, folder: Path, say: Say, own_processes: int = 10) 
         if (i + 1) % 20 == 0:
             say(f"{i + 1} mutants, {len(outcome.broken)} broken promises")
     outcome.count("different mutants", len(seen))
-    outcome.figures["longest seconds"] = round(longest, 1)
+    outcome.metrics["longest seconds"] = round(longest, 1)
     return outcome

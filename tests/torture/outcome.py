@@ -28,12 +28,12 @@ class Outcome:
     model: str
     tried: int = 0
     broken: list[str] = field(default_factory=list)
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     note: str = ""
 
     def count(self, name: str, by: float = 1) -> None:
         """Add to a figure."""
-        self.figures[name] = self.figures.get(name, 0) + by
+        self.metrics[name] = self.metrics.get(name, 0) + by
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -12,9 +12,9 @@ import pytest
 def test_a_short_run_is_sampled_and_does_not_grow(tmp_path):
     outcome = endurance.run(120, 0, tmp_path, print, reference=50, every=10, save=40, allowed=0.15)
     assert outcome.broken == []
-    assert outcome.tried == 120 and outcome.figures["evaluations and checkpoints"] == 3
-    assert 50 < outcome.figures["RSS MB at step 120"] < 4000
-    assert outcome.figures["children at the end"] == 1, "the loader's worker"
+    assert outcome.tried == 120 and outcome.metrics["evaluations and checkpoints"] == 3
+    assert 50 < outcome.metrics["RSS MB at step 120"] < 4000
+    assert outcome.metrics["children at the end"] == 1, "the loader's worker"
 
 
 def samples_of(monkeypatch, rss, files):
@@ -23,7 +23,7 @@ def samples_of(monkeypatch, rss, files):
 
 
 @pytest.mark.parametrize(
-    ("rss", "files", "said"),
+    ("rss", "files", "message"),
     [
         (lambda step: 300, lambda step: 8, None),
         (lambda step: 300 + step // 20, lambda step: 8, "resident memory grew"),
@@ -31,10 +31,10 @@ def samples_of(monkeypatch, rss, files):
         (lambda step: 600 if step < 1000 else 300, lambda step: 8, None),
     ],
 )
-def test_growth_is_seen(tmp_path, monkeypatch, rss, files, said):
+def test_growth_is_seen(tmp_path, monkeypatch, rss, files, message):
     samples_of(monkeypatch, rss, files)
     broken = endurance.run(2000, 0, tmp_path, print).broken
-    assert [line[: len(said or "")] for line in broken] == ([said] if said else [])
+    assert [line[: len(message or "")] for line in broken] == ([message] if message else [])
 
 
 def test_a_run_that_fails_is_seen(tmp_path, monkeypatch):

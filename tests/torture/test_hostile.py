@@ -15,7 +15,7 @@ def verdicts(tmp_path_factory):
     for name, raw in (hostile.files(marker, np.random.default_rng(0)) | hostile.control()).items():
         (folder / "files" / name).write_bytes(raw)
     found = {}
-    for verdict in hostile.judge_all(folder / "files"):
+    for verdict in hostile.check_all(folder / "files"):
         found[verdict["file"]] = (verdict, hostile.faults(verdict, marker))
     return found
 
@@ -38,7 +38,7 @@ def test_a_good_file_of_the_same_making_is_read(verdicts, name):
     assert verdicts[name][0]["kind"] == "read", verdicts[name][0]
 
 
-class TestTheJudge:
+class TestTheCheck:
     """It must be able to fail."""
 
     def verdict(self, **change):
@@ -49,7 +49,7 @@ class TestTheJudge:
         assert hostile.faults(self.verdict(), tmp_path / "ran") == []
 
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("change", "message"),
         [
             ({"kind": "read", "message": "1 arrays"}, "was read"),
             ({"kind": "KeyError", "message": "w"}, "KeyError w"),
@@ -59,8 +59,8 @@ class TestTheJudge:
             ({"memory": 1 << 30}, "took 1024 MB of memory"),
         ],
     )
-    def test_anything_else_is_not(self, tmp_path, change, said):
-        assert any(said in fault for fault in hostile.faults(self.verdict(**change), tmp_path / "ran"))
+    def test_anything_else_is_not(self, tmp_path, change, message):
+        assert any(message in fault for fault in hostile.faults(self.verdict(**change), tmp_path / "ran"))
 
     def test_a_marker_is_seen(self, tmp_path):
         (tmp_path / "ran").touch()

@@ -19,7 +19,7 @@ from ppvision.engine import train
 def test_a_run_that_is_killed_ends_as_if_it_were_not(tmp_path, method):
     outcome = kills.run(2, 0, tmp_path, print, methods=(method,), iters=12)
     assert outcome.broken == []
-    assert outcome.tried == 2 and outcome.figures["runs compared bit for bit"] >= 1
+    assert outcome.tried == 2 and outcome.metrics["runs compared bit for bit"] >= 1
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import pytest
 def test_fifty_thousand_entries_cost_little_more_than_their_names(tmp_path):
     outcome = million.run(50_000, 0, tmp_path, print)
     assert outcome.broken == [] and outcome.tried == 50_000
-    assert outcome.figures["MB of names"] < outcome.figures["MB of the index"] < 1.4 * outcome.figures["MB of names"]
+    assert outcome.metrics["MB of names"] < outcome.metrics["MB of the index"] < 1.4 * outcome.metrics["MB of names"]
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({}, None),
         ({"wrong": 2}, "2 entries are not those of the list"),
@@ -22,10 +22,10 @@ def test_fifty_thousand_entries_cost_little_more_than_their_names(tmp_path):
         ({"added": 100 << 20}, "a worker that read the index has 100.0 MB of its own"),
     ],
 )
-def test_waste_is_seen(change, said):
+def test_waste_is_seen(change, message):
     good = {"entries": 1_000_000, "wrong": 0, "index": 120 << 20, "resident": 130 << 20, "added": 1 << 20}
-    broken = million.judge({**good, **change}, 100 << 20)
-    assert [line[: len(said or "")] for line in broken] == ([said] if said else [])
+    broken = million.check({**good, **change}, 100 << 20)
+    assert [line[: len(message or "")] for line in broken] == ([message] if message else [])
 
 
 def test_a_process_that_fails_is_seen(tmp_path, monkeypatch):
@@ -41,4 +41,4 @@ def test_a_list_of_objects_would_be_seen(tmp_path, monkeypatch):
     each = sum(sys.getsizeof(name) + 8 for name in names) / len(names)
     found = {"entries": 1000, "wrong": 0, "index": 2 * each * 1000, "resident": 0, "added": 0}
     text = sum(len(pattern.format(i=i)) for i in range(1000) for pattern in million.NAMES)
-    assert million.judge(found, text)
+    assert million.check(found, text)

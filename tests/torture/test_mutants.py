@@ -29,7 +29,7 @@ def stock(tmp_path_factory):
 @example(maker=mistakes.typo_in_a_key, seed=1)
 def test_a_mistake_in_a_recipe_is_one_line(stock, maker, seed):
     case = mutants.make(stock, maker, stock.folder / "mutant", [seed])
-    found, ended = mutants.judge(case, mutants.in_process)
+    found, ended = mutants.check(case, mutants.in_process)
     assert found == [], f"{maker.__name__}: {case.what}\n{ended.stderr}"
 
 
@@ -37,17 +37,17 @@ def test_a_mistake_in_a_recipe_is_one_line(stock, maker, seed):
 @pytest.mark.parametrize("maker", MAKERS["data"] + MAKERS["weights"], ids=lambda maker: maker.__name__)
 def test_a_mistake_in_data_or_weights_is_one_line(stock, maker, seed):
     case = mutants.make(stock, maker, stock.folder / "mutant", [seed])
-    found, ended = mutants.judge(case, mutants.in_process)
+    found, ended = mutants.check(case, mutants.in_process)
     assert found == [], f"{maker.__name__}: {case.what}\n{ended.stderr}"
 
 
 def test_a_mistake_in_its_own_process_is_one_line(stock):
     case = mutants.make(stock, mistakes.damaged_picture, stock.folder / "mutant", [3])
-    found, ended = mutants.judge(case, mutants.in_own_process)
+    found, ended = mutants.check(case, mutants.in_own_process)
     assert found == [], f"{case.what}\n{ended.stderr}"
 
 
-class TestTheJudge:
+class TestTheCheck:
     """It must be able to fail."""
 
     @pytest.fixture
@@ -55,17 +55,17 @@ class TestTheJudge:
         (tmp_path / "case").mkdir()
         return cases.Case(stock, tmp_path / "case", np.random.default_rng(0), stock.spec(), words=("iters",))
 
-    def judged(self, case, monkeypatch, main):
+    def checked(self, case, monkeypatch, main):
         import ppvision.cli
 
         monkeypatch.setattr(ppvision.cli, "main", main)
-        return mutants.judge(case, mutants.in_process)[0]
+        return mutants.check(case, mutants.in_process)[0]
 
     def test_silence_is_seen(self, case, monkeypatch):
-        assert self.judged(case, monkeypatch, lambda argv: 0) == ["silently accepted"]
+        assert self.checked(case, monkeypatch, lambda argv: 0) == ["silently accepted"]
 
     def test_a_traceback_is_seen(self, case, monkeypatch):
-        assert self.judged(case, monkeypatch, lambda argv: 1 / 0) == ["traceback, ZeroDivisionError: division by zero"]
+        assert self.checked(case, monkeypatch, lambda argv: 1 / 0) == ["traceback, ZeroDivisionError: division by zero"]
 
     def test_status_lines_and_words_are_seen(self, case, monkeypatch):
         import sys
@@ -74,7 +74,7 @@ class TestTheJudge:
             print("first\nsecond: titers", file=sys.stderr)
             return 3
 
-        found = self.judged(case, monkeypatch, main)
+        found = self.checked(case, monkeypatch, main)
         assert [line.split()[0] for line in found] == ["status", "2", "does"]
 
     def test_the_word_alone_is_enough(self, case, monkeypatch):
@@ -84,7 +84,7 @@ class TestTheJudge:
             print("error: 'train.iters' is odd", file=sys.stderr)
             return 2
 
-        assert self.judged(case, monkeypatch, main) == []
+        assert self.checked(case, monkeypatch, main) == []
 
     def test_a_hang_and_a_half_written_folder_are_seen(self, case, monkeypatch):
         import time
@@ -94,9 +94,9 @@ class TestTheJudge:
             time.sleep(5)
 
         monkeypatch.setattr(mutants, "LIMIT", 0.2)
-        assert self.judged(case, monkeypatch, main) == ["hangs for more than 0.2 s"]
+        assert self.checked(case, monkeypatch, main) == ["hangs for more than 0.2 s"]
         monkeypatch.setattr(mutants, "LIMIT", 300)
-        found = self.judged(case, monkeypatch, lambda argv: 2)
+        found = self.checked(case, monkeypatch, lambda argv: 2)
         assert any("left half-written .writing_iter_4" in line for line in found)
         assert any("opened the run folder" in line for line in found)
 
@@ -107,7 +107,7 @@ class TestTheJudge:
             os.write(2, b"libsomething warning\nerror: iters\n")
             return 2
 
-        assert self.judged(case, monkeypatch, main) == ["2 lines on stderr instead of 1"]
+        assert self.checked(case, monkeypatch, main) == ["2 lines on stderr instead of 1"]
 
 
 def test_a_typo_is_never_a_name():

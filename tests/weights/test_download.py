@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from web import BODY, CUT, OTHER, PAGE, SHA, answer, hang_up, left, redirect
+from web import BODY, CUT, OTHER, PAGE, SHA, hang_up, left, redirect, respond
 
 from ppvision.errors import UserError
 from ppvision.weights import download
@@ -20,7 +20,7 @@ from ppvision.weights.download import cached_path, fetch, resolve
 
 class TestArrives:
     def test_once_then_from_the_cache(self, server, cache):
-        url = server.url("/seg/base/model.pdparams", answer())
+        url = server.url("/seg/base/model.pdparams", respond())
         path = fetch(url)
         assert path.read_bytes() == BODY
         assert path == cached_path(url) and path.parent == cache and path.name.startswith("base-model-")
@@ -30,9 +30,9 @@ class TestArrives:
         assert len(server.requests) == 1
 
     def test_same_name_in_two_places_and_in_two_queries(self, server):
-        a = server.url("/a/model.pdparams", answer())
-        b = server.url("/b/a/model.pdparams", answer(OTHER))
-        c = server.url("/a/model.pdparams?v=2", answer(OTHER))
+        a = server.url("/a/model.pdparams", respond())
+        b = server.url("/b/a/model.pdparams", respond(OTHER))
+        c = server.url("/a/model.pdparams?v=2", respond(OTHER))
         assert [fetch(u).read_bytes() for u in (a, b, c)] == [BODY, OTHER, OTHER]
 
     def test_name_in_the_cache_stays_in_the_cache(self, cache):
@@ -41,7 +41,7 @@ class TestArrives:
             assert path.parent == cache and len(path.name) < 150 and path.name[0] != "."
 
     def test_checksum_in_url_and_argument(self, server):
-        url = server.url("/m.pdparams", answer())
+        url = server.url("/m.pdparams", respond())
         path = fetch(f"{url}#sha256={SHA}")
         assert (
             path == fetch(url, sha256=SHA.upper()) == fetch(f"{url}#{SHA}", sha256=SHA) == cached_path(f"{url}#{SHA}")
@@ -49,27 +49,27 @@ class TestArrives:
         assert len(server.requests) == 1
 
     def test_redirects(self, server):
-        target = server.url("/there", answer())
+        target = server.url("/there", respond())
         server.url("/hop", redirect(target))
         assert fetch(server.url("/m.pdparams", redirect("/hop"))).read_bytes() == BODY
         assert [path for path, *_ in server.requests] == ["/m.pdparams", "/hop", "/there"]
 
     def test_without_a_length(self, server):
-        assert fetch(server.url("/m.pdparams", answer(length=""))).read_bytes() == BODY
+        assert fetch(server.url("/m.pdparams", respond(length=""))).read_bytes() == BODY
 
     def test_server_that_compresses_unasked(self, server):
         import gzip
 
-        url = server.url("/m.pdparams", answer(gzip.compress(BODY), headers={"Content-Encoding": "gzip"}))
+        url = server.url("/m.pdparams", respond(gzip.compress(BODY), headers={"Content-Encoding": "gzip"}))
         assert fetch(url).read_bytes() == BODY
 
     def test_bar_only_on_a_terminal(self, server, capsys, monkeypatch):
-        fetch(server.url("/m.pdparams", answer()))
+        fetch(server.url("/m.pdparams", respond()))
         assert capsys.readouterr() == ("", "")
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-        fetch(server.url("/n.pdparams", answer(piece=CUT, pause=0.15)))
+        fetch(server.url("/n.pdparams", respond(piece=CUT, pause=0.15)))
         assert "n-" in (bar := capsys.readouterr().err) and "100%" in bar.rpartition("\r")[0]
-        fetch(server.url("/o.pdparams", answer()), progress=False)
+        fetch(server.url("/o.pdparams", respond()), progress=False)
         assert capsys.readouterr() == ("", "")
 
 
@@ -82,7 +82,7 @@ class TestContinues:
         ],
     )
     def test_after_a_drop(self, server, cache, known, validator):
-        url = server.url("/m.pdparams", answer(drop=CUT, **known), answer(**known))
+        url = server.url("/m.pdparams", respond(drop=CUT, **known), respond(**known))
         assert fetch(url).read_bytes() == BODY
         assert server.requests[1:] == [("/m.pdparams", f"bytes={CUT}-", validator)]
         assert left(cache) == {"", ".json"}
@@ -92,22 +92,22 @@ class TestContinues:
 
         def chunked(handler):
             handler.protocol_version = "HTTP/1.1"
-            answer(b"", length="", headers={"Transfer-Encoding": "chunked"})(handler)
+            respond(b"", length="", headers={"Transfer-Encoding": "chunked"})(handler)
             handler.wfile.write(b"%x\r\n%s\r\n" % (CUT, BODY[:CUT]))
             handler.close_connection = True
 
-        assert fetch(server.url("/m.pdparams", chunked, answer())).read_bytes() == BODY
+        assert fetch(server.url("/m.pdparams", chunked, respond())).read_bytes() == BODY
         assert server.requests[1][1] == f"bytes={CUT}-"
 
     def test_rest_without_a_length_is_cut_again(self, server):
         """Only the total of the first answer tells."""
-        url = server.url("/m.pdparams", answer(drop=CUT), answer(drop=CUT, length=""), answer())
+        url = server.url("/m.pdparams", respond(drop=CUT), respond(drop=CUT, length=""), respond())
         assert fetch(url).read_bytes() == BODY
         assert [asked for _, asked, _ in server.requests] == [None, f"bytes={CUT}-", f"bytes={2 * CUT}-"]
 
     def test_in_the_next_call(self, server, cache, monkeypatch):
         monkeypatch.setattr(download, "ATTEMPTS", 1)
-        url = server.url("/m.pdparams", answer(drop=CUT), answer())
+        url = server.url("/m.pdparams", respond(drop=CUT), respond())
         with pytest.raises(UserError, match="broke.*the next call goes on"):
             fetch(url)
         assert left(cache) == {".part", ".part.json"}
@@ -115,7 +115,7 @@ class TestContinues:
         assert server.requests[1][1] == f"bytes={CUT}-"
 
     def test_anew_when_the_file_changed_between_two_parts(self, server):
-        url = server.url("/m.pdparams", answer(drop=CUT), answer(OTHER, etag='"2"'))
+        url = server.url("/m.pdparams", respond(drop=CUT), respond(OTHER, etag='"2"'))
         assert fetch(url).read_bytes() == OTHER
         assert server.requests[1][2] == '"1"' and len(server.requests) == 2
 
@@ -129,29 +129,29 @@ class TestContinues:
         ],
     )
     def test_anew_when_the_answer_is_not_the_part_asked_for(self, server, lie):
-        wrong = answer(OTHER, **lie)
-        assert fetch(server.url("/m.pdparams", answer(drop=CUT), wrong, answer())).read_bytes() == BODY
+        wrong = respond(OTHER, **lie)
+        assert fetch(server.url("/m.pdparams", respond(drop=CUT), wrong, respond())).read_bytes() == BODY
         assert [asked for _, asked, _ in server.requests] == [None, f"bytes={CUT}-", None]
 
     def test_anew_when_range_is_ignored_or_refused(self, server):
-        url = server.url("/m.pdparams", answer(drop=CUT), answer(ranges=False))
+        url = server.url("/m.pdparams", respond(drop=CUT), respond(ranges=False))
         assert fetch(url).read_bytes() == BODY
-        url = server.url("/n.pdparams", answer(drop=CUT), answer(b"", status=416), answer())
+        url = server.url("/n.pdparams", respond(drop=CUT), respond(b"", status=416), respond())
         assert fetch(url).read_bytes() == BODY
 
     def test_anew_when_nothing_identifies_the_file(self, server):
-        url = server.url("/m.pdparams", answer(drop=CUT, etag=None), answer(etag=None))
+        url = server.url("/m.pdparams", respond(drop=CUT, etag=None), respond(etag=None))
         assert fetch(url).read_bytes() == BODY
         assert [asked for _, asked, _ in server.requests] == [None, None]
 
     def test_anew_when_the_parts_do_not_fit(self, server):
         """The same ETag for another file: the checksum tells."""
-        url = server.url("/m.pdparams", answer(OTHER, drop=CUT), answer())
+        url = server.url("/m.pdparams", respond(OTHER, drop=CUT), respond())
         assert fetch(url, sha256=SHA).read_bytes() == BODY
         assert [asked for _, asked, _ in server.requests] == [None, f"bytes={CUT}-", None]
 
     def test_a_complete_part_needs_no_server(self, server, cache):
-        url = server.url("/m.pdparams", answer(b"", status=500))
+        url = server.url("/m.pdparams", respond(b"", status=500))
         part = Path(f"{cached_path(url)}.part")
         cache.mkdir(parents=True)
         part.write_bytes(BODY)
@@ -161,7 +161,7 @@ class TestContinues:
 
     @pytest.mark.parametrize("state", ["", "[]", '{"total": 3, "validator": "\\"1\\""}'])
     def test_a_part_of_unknown_origin_is_dropped(self, server, cache, state):
-        url = server.url("/m.pdparams", answer())
+        url = server.url("/m.pdparams", respond())
         part = Path(f"{cached_path(url)}.part")
         cache.mkdir(parents=True)
         part.write_bytes(OTHER[:CUT])
@@ -171,7 +171,7 @@ class TestContinues:
 
     def test_many_drops_when_each_brings_enough(self, server, monkeypatch):
         monkeypatch.setattr(download, "PROGRESS", 10_000)
-        url = server.url("/m.pdparams", *[answer(drop=20_000)] * 14, answer())
+        url = server.url("/m.pdparams", *[respond(drop=20_000)] * 14, respond())
         assert fetch(url).read_bytes() == BODY
         assert len(server.requests) == 15 > download.ATTEMPTS
 
@@ -181,18 +181,18 @@ class TestGivesUp:
         "status, words", [(404, "link is dead"), (410, "link is dead"), (403, "refused"), (418, "418")]
     )
     def test_dead_link(self, server, cache, status, words):
-        url = server.url("/m.pdparams", answer(PAGE, status=status, kind="text/html"))
+        url = server.url("/m.pdparams", respond(PAGE, status=status, kind="text/html"))
         with pytest.raises(UserError, match=f"{url}.*{words}.*by hand and give the path") as e:
             fetch(url)
         assert str(cached_path(url)) in str(e.value) and str(status) in str(e.value)
         assert len(server.requests) == 1 and left(cache) == set()
 
-    @pytest.mark.parametrize("failure", [answer(status=500), answer(status=503), answer(status=429), hang_up])
+    @pytest.mark.parametrize("failure", [respond(status=500), respond(status=503), respond(status=429), hang_up])
     def test_failures_that_pass(self, server, failure):
-        assert fetch(server.url("/m.pdparams", failure, failure, answer())).read_bytes() == BODY
+        assert fetch(server.url("/m.pdparams", failure, failure, respond())).read_bytes() == BODY
 
     def test_failures_that_stay(self, server, cache):
-        url = server.url("/m.pdparams", answer(b"", status=502))
+        url = server.url("/m.pdparams", respond(b"", status=502))
         with pytest.raises(UserError, match=r"502.*\(5 attempts\)"):
             fetch(url)
         assert len(server.requests) == download.ATTEMPTS and left(cache) == set()
@@ -203,8 +203,8 @@ class TestGivesUp:
     def test_waits_as_long_as_asked_but_not_longer(self, server, monkeypatch):
         waits = []
         monkeypatch.setattr(download.time, "sleep", waits.append)
-        soon, late = (answer(b"", status=503, headers={"Retry-After": str(s)}) for s in (7, 86400))
-        fetch(server.url("/m.pdparams", soon, late, answer()))
+        soon, late = (respond(b"", status=503, headers={"Retry-After": str(s)}) for s in (7, 86400))
+        fetch(server.url("/m.pdparams", soon, late, respond()))
         assert waits == [7, download.MAX_WAIT]
 
     def test_unknown_host(self, server, monkeypatch):
@@ -234,7 +234,7 @@ class TestGivesUp:
 
     def test_no_certificate(self, server):
         """An http server spoken to in https."""
-        url = server.url("/m.pdparams", answer()).replace("http:", "https:")
+        url = server.url("/m.pdparams", respond()).replace("http:", "https:")
         with pytest.raises(UserError, match="no secure connection to 127.0.0.1"):
             fetch(url)
 
@@ -243,18 +243,18 @@ class TestGivesUp:
         """Ten bytes every 0.05 s never trip a socket's timeout."""
         monkeypatch.setattr(download, "ATTEMPTS", 2)
         with pytest.raises(UserError, match=r"(only \d+ bytes came in|nothing came for 0.3 s).*\(2 attempts\)"):
-            fetch(server.url("/m.pdparams", answer(piece=piece, pause=pause)), timeout=0.3)
+            fetch(server.url("/m.pdparams", respond(piece=piece, pause=pause)), timeout=0.3)
         assert len(server.requests) == 2
 
     def test_length_that_is_never_reached(self, server, cache):
-        url = server.url("/m.pdparams", answer(length=len(BODY) + 5))
+        url = server.url("/m.pdparams", respond(length=len(BODY) + 5))
         with pytest.raises(UserError, match=r"broke.*\(5 attempts\)"):
             fetch(url)
         assert not cached_path(url).exists()
 
     def test_length_too_short(self, server):
         """What lies beyond a Content-Length is not part of the answer; only a checksum tells that the file is cut."""
-        url = server.url("/m.pdparams", answer(length=CUT))
+        url = server.url("/m.pdparams", respond(length=CUT))
         with pytest.raises(UserError, match=r"what came \(100.0 kB\) has sha256"):
             fetch(url, sha256=SHA)
 
@@ -283,12 +283,12 @@ class TestGivesUp:
             fetch(url, timeout=0.2)
 
     def test_password_is_not_shown(self, server, monkeypatch):
-        url = server.url("/m.pdparams", answer(status=404)).replace("//", "//me:secret@")
+        url = server.url("/m.pdparams", respond(status=404)).replace("//", "//me:secret@")
         with pytest.raises(UserError, match="http://127.0.0.1") as e:
             fetch(url)
         assert "secret" not in str(e.value)
         monkeypatch.setattr(download, "ATTEMPTS", 1)
-        server.url("/m.pdparams", answer(drop=CUT), answer())
+        server.url("/m.pdparams", respond(drop=CUT), respond())
         with pytest.raises(UserError, match="broke"):
             fetch(url)
         files = [p.read_bytes() for p in cached_path(url).parent.iterdir()]
@@ -312,22 +312,22 @@ class TestNotWeights:
         ],
     )
     def test_refused(self, server, cache, body, kind, words):
-        url = server.url("/m.pdparams", answer(body, kind=kind))
+        url = server.url("/m.pdparams", respond(body, kind=kind))
         with pytest.raises(UserError, match=re.escape(words)) as e:
             fetch(url)
         assert url in str(e.value) and len(server.requests) == 1
         assert left(cache) == set()
 
     def test_page_behind_a_redirect_is_named(self, server):
-        page = server.url("/login", answer(PAGE, kind="text/html"))
+        page = server.url("/login", respond(PAGE, kind="text/html"))
         with pytest.raises(UserError, match=rf"Sign in.*\(from {page}\)"):
             fetch(server.url("/m.pdparams", redirect(page)))
 
     def test_weights_of_a_careless_server_are_accepted(self, server):
-        assert fetch(server.url("/m.pdparams", answer(kind="text/html"))).read_bytes() == BODY
+        assert fetch(server.url("/m.pdparams", respond(kind="text/html"))).read_bytes() == BODY
 
     def test_page_saved_by_hand_in_the_cache(self, server, cache):
-        url = server.url("/m.pdparams", answer())
+        url = server.url("/m.pdparams", respond())
         cache.mkdir(parents=True)
         cached_path(url).write_bytes(PAGE)
         assert fetch(url).read_bytes() == BODY
@@ -335,7 +335,7 @@ class TestNotWeights:
 
 class TestChecksum:
     def test_wrong_one_leaves_nothing(self, server, cache):
-        url = server.url("/m.pdparams", answer(OTHER))
+        url = server.url("/m.pdparams", respond(OTHER))
         with pytest.raises(UserError, match=f"has sha256 {hashlib.sha256(OTHER).hexdigest()}, expected {SHA}"):
             fetch(f"{url}#{SHA}")
         assert left(cache) == set() and len(server.requests) == 1
@@ -343,7 +343,7 @@ class TestChecksum:
     @pytest.mark.parametrize("sha256", [SHA, None])
     def test_altered_file_comes_anew(self, server, sha256):
         """Without a published checksum, the one it had when it came tells."""
-        url = server.url("/m.pdparams", answer())
+        url = server.url("/m.pdparams", respond())
         path = fetch(url, sha256=sha256)
         flipped = bytearray(BODY)
         flipped[1000] ^= 1
@@ -353,7 +353,7 @@ class TestChecksum:
 
     def test_altered_file_stays_altered(self, server):
         """It is fetched anew once per call, and never handed out."""
-        url = server.url("/m.pdparams", answer(), answer(OTHER))
+        url = server.url("/m.pdparams", respond(), respond(OTHER))
         path = fetch(url, sha256=SHA)
         path.write_bytes(OTHER)
         with pytest.raises(UserError, match="has sha256"):
@@ -361,7 +361,7 @@ class TestChecksum:
         assert len(server.requests) == 2
 
     def test_file_put_there_by_hand(self, server, cache):
-        url = server.url("/m.pdparams", answer(status=404))
+        url = server.url("/m.pdparams", respond(status=404))
         cache.mkdir(parents=True)
         cached_path(url).write_bytes(BODY)
         assert fetch(url) == fetch(url, sha256=SHA) == cached_path(url)
@@ -403,13 +403,13 @@ class TestLocal:
 class TestOffline:
     def test_says_where_the_file_is_expected(self, server, cache, monkeypatch):
         monkeypatch.setenv("PPVISION_OFFLINE", "1")
-        url = server.url("/m.pdparams", answer())
+        url = server.url("/m.pdparams", respond())
         with pytest.raises(UserError, match=f"PPVISION_OFFLINE is set and {cached_path(url)} is not there"):
             fetch(url)
         assert not server.requests and not cache.exists()
 
     def test_uses_the_cache_but_nothing_altered(self, server, monkeypatch):
-        url = server.url("/m.pdparams", answer())
+        url = server.url("/m.pdparams", respond())
         path = fetch(url)
         monkeypatch.setenv("PPVISION_OFFLINE", "true")
         assert fetch(url) == path

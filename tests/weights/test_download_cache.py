@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from web import BODY, CUT, ROOT, answer, left
+from web import BODY, CUT, ROOT, left, respond
 
 from ppvision.errors import RunError, UserError
 from ppvision.weights import download
@@ -24,14 +24,14 @@ from ppvision.weights.download import cached_path, fetch
 class TestDisk:
     def test_too_small_is_said_before(self, server, cache, monkeypatch):
         monkeypatch.setattr(download.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-        url = server.url("/m.pdparams", answer())
+        url = server.url("/m.pdparams", respond())
         with pytest.raises(RunError, match=r"needs 300.0 kB and 1.0 kB are free.*PPVISION_CACHE"):
             fetch(url)
         assert left(cache) == set()
 
     def test_full_while_writing(self, server, cache):
         """/dev/full: every write fails as on a full disk."""
-        url = server.url("/m.pdparams", answer())
+        url = server.url("/m.pdparams", respond())
         cache.mkdir(parents=True)
         Path(f"{cached_path(url)}.part").symlink_to("/dev/full")
         with pytest.raises(RunError, match=f"{cache}: no space left for .*{os.strerror(errno.ENOSPC)}.*PPVISION_CACHE"):
@@ -41,7 +41,7 @@ class TestDisk:
 
     def test_full_half_way(self, server, cache):
         """A real limit on the size of files, in a process of its own."""
-        url = server.url("/m.pdparams", answer())
+        url = server.url("/m.pdparams", respond())
         limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({CUT}, {CUT}))"
         run = process(url, limit)
         out = run.communicate(timeout=300)[0]
@@ -51,11 +51,11 @@ class TestDisk:
     def test_folder_that_cannot_be_written(self, server, tmp_path):
         (tmp_path / "file").write_bytes(b"")
         with pytest.raises(UserError, match="PPVISION_CACHE"):
-            fetch(server.url("/m.pdparams", answer()), cache=tmp_path / "file")
+            fetch(server.url("/m.pdparams", respond()), cache=tmp_path / "file")
 
     def test_cache_that_is_only_read(self, server, monkeypatch):
         """A hit writes nothing, so a shared read-only cache serves."""
-        url = server.url("/m.pdparams", answer())
+        url = server.url("/m.pdparams", respond())
         path = fetch(url)
         before = {p: p.stat().st_mtime_ns for p in [path.parent, *path.parent.iterdir()]}
         assert fetch(url) == path
@@ -89,14 +89,14 @@ def wait_for(condition, seconds: float = 300.0) -> None:
 
 class TestProcesses:
     def test_one_downloads_the_others_wait(self, server, cache):
-        url = server.url("/m.pdparams", answer(piece=CUT, pause=0.3))
+        url = server.url("/m.pdparams", respond(piece=CUT, pause=0.3))
         runs = [process(url) for _ in range(3)]
         assert [run.communicate(timeout=300)[0].strip() for run in runs] == [str(len(BODY))] * 3
         assert len(server.requests) == 1
         assert left(cache) == {"", ".json"}
 
     def test_threads_too(self, server):
-        url = server.url("/m.pdparams", answer(piece=CUT, pause=0.05))
+        url = server.url("/m.pdparams", respond(piece=CUT, pause=0.05))
         found = []
         threads = [threading.Thread(target=lambda: found.append(fetch(url).read_bytes() == BODY)) for _ in range(4)]
         for thread in threads:
@@ -107,7 +107,7 @@ class TestProcesses:
 
     def test_killed_half_way(self, server, cache):
         """The lock of a dead process is free, and its bytes are not lost."""
-        url = server.url("/m.pdparams", answer(piece=150_000, pause=0.3), answer())
+        url = server.url("/m.pdparams", respond(piece=150_000, pause=0.3), respond())
         run = process(url)
         part = Path(f"{cached_path(url)}.part")
         try:
@@ -125,7 +125,7 @@ class TestProcesses:
         import fcntl
 
         monkeypatch.setattr(download, "MAX_WAIT", 0.1)
-        url = server.url("/m.pdparams", answer())
+        url = server.url("/m.pdparams", respond())
         cache.mkdir(parents=True)
         path = cached_path(url)
         with open(path.with_name(f".{path.name}.lock"), "ab") as lock:

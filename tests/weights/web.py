@@ -20,7 +20,7 @@ CUT = 100_000
 PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>" + b"x" * 2000 + b"</body></html>"
 
 
-def answer(
+def respond(
     body=BODY,
     *,
     status=200,
@@ -47,9 +47,9 @@ def answer(
 
     def send(handler):
         start, code = 0, status
-        wanted = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-        if ranges and status == 200 and wanted and handler.headers.get("If-Range") in (etag, modified):
-            start, code = int(wanted[1]), 206
+        range_asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        if ranges and status == 200 and range_asked and handler.headers.get("If-Range") in (etag, modified):
+            start, code = int(range_asked[1]), 206
         part = body[start:]
         handler.send_response(code)
         for key, value in {"Content-Type": kind, "ETag": etag, "Last-Modified": modified, **(headers or {})}.items():
@@ -77,7 +77,7 @@ def hang_up(handler):
 
 
 def redirect(to):
-    return answer(b"", status=302, headers={"Location": to}, etag=None)
+    return respond(b"", status=302, headers={"Location": to}, etag=None)
 
 
 class Server(ThreadingHTTPServer):

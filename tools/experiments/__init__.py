@@ -30,7 +30,7 @@ class Outcome:
 
     verdict: str
     reason: str
-    figures: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -113,8 +113,8 @@ def fashion(settings: Settings) -> Outcome:
     gains = [a - b for a, b in zip(*arms.values())]
     verdict = PASS if min(gains) >= 0.05 else FAIL
     reason = f"gain in top-1 per seed: {', '.join(f'{100 * g:+.1f}' for g in gains)} points, at least +5 wanted"
-    figures = {arm: summary(values) for arm, values in arms.items()}
-    return Outcome(verdict, reason, figures | {"gain": summary(gains), "last training loss": summary(losses)})
+    metrics = {arm: summary(values) for arm, values in arms.items()}
+    return Outcome(verdict, reason, metrics | {"gain": summary(gains), "last training loss": summary(losses)})
 
 
 def _probed_recipe(arm: str, seed: int, settings: Settings, folder: Path) -> tuple[float, float | None]:
@@ -306,8 +306,8 @@ def agreement(method: CaeV2Pretraining, data: dict[str, np.ndarray], masked: int
         for name, index in zip(cosines, (np.tile(np.arange(GRID * GRID), (len(target), 1)), seen)):
             with paddle.no_grad():
                 visible = paddle.to_tensor(index)
-                said = method.head(method.head_norm(method.encode(image, visible)[1]))
-                cosines[name].append(1 - cosine_distance(said, take_tokens(target, visible)).mean(1).numpy())
+                predictions = method.head(method.head_norm(method.encode(image, visible)[1]))
+                cosines[name].append(1 - cosine_distance(predictions, take_tokens(target, visible)).mean(1).numpy())
     return {name: float(np.concatenate(values).mean()) for name, values in cosines.items()}
 
 
@@ -340,11 +340,11 @@ def positions(settings: Settings) -> Outcome:
     teacher, rows = students([("debug", arm, 9, seed) for arm in ARMS for seed in settings.seeds], settings)
     count = len(settings.seeds)
     arms = {arm: rows[i * count : (i + 1) * count] for i, arm in enumerate(ARMS)}
-    figures: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         arm: {kind: summary([r[kind] for r in rows]) for kind in rows[0]} for arm, rows in arms.items()
     } | {"teacher": teacher}
     if teacher < NEEDED:
-        return Outcome(UNRESOLVED, f"the teacher's own probe reaches {teacher:.3f} of the {NEEDED} it should", figures)
+        return Outcome(UNRESOLVED, f"the teacher's own probe reaches {teacher:.3f} of the {NEEDED} it should", metrics)
     mean = {arm: np.mean([best_of(r) for r in rows]) for arm, rows in arms.items()}
     checks = {
         "visible >= masked - 0.5 points": verdict_of(mean["V"] >= mean["M"] - 0.005),
@@ -352,15 +352,15 @@ def positions(settings: Settings) -> Outcome:
         "each beats pixels by 3 points": verdict_of(min(mean[a] for a in ("V", "M", "VM")) >= mean["P"] + 0.03),
         "pixels beat random weights": verdict_of(mean["P"] > mean["R"]),
     }
-    said = ", ".join(f"{ARMS[arm]} {value:.3f}" for arm, value in mean.items())
+    words = ", ".join(f"{ARMS[arm]} {value:.3f}" for arm, value in mean.items())
     held = "; ".join(f"{name}: {verdict}" for name, verdict in checks.items())
-    reason = f"better probe of class token and averaged patches: {said}; {held}"
-    return Outcome(checks["visible >= masked - 0.5 points"], reason, figures | {"criteria": checks})
+    reason = f"better probe of class token and averaged patches: {words}; {held}"
+    return Outcome(checks["visible >= masked - 0.5 points"], reason, metrics | {"criteria": checks})
 
 
 def ratio(settings: Settings) -> Outcome:
     """The best share of hidden patches, for a small and a larger student."""
-    counts, seeds, figures, best, clear = (4, 9, 18, 27), settings.seeds, {}, {}, {}
+    counts, seeds, metrics, best, clear = (4, 9, 18, 27), settings.seeds, {}, {}, {}
     tasks = [(size, "VM", n, seed) for size in ("debug_l", "debug") for n in counts for seed in seeds]
     teacher, rows = students(tasks, settings)
     found = dict(zip(tasks, rows))
@@ -370,7 +370,7 @@ def ratio(settings: Settings) -> Outcome:
         best[size] = order[0]
         spread = max(float(np.std(rows[n], ddof=1)) if len(seeds) > 1 else float("inf") for n in order[:2])
         clear[size] = bool(np.mean(rows[order[0]]) - np.mean(rows[order[1]]) > spread)
-        figures[size] = {str(n): summary(values) for n, values in rows.items()}
+        metrics[size] = {str(n): summary(values) for n, values in rows.items()}
     known = teacher >= NEEDED and all(clear.values())
     verdict = verdict_of(best["debug"] <= best["debug_l"]) if known else UNRESOLVED
     words = [
@@ -379,7 +379,7 @@ def ratio(settings: Settings) -> Outcome:
     ]
     reason = f"best number of hidden patches of {', '.join(map(str, counts))}: {', '.join(words)}"
     reason += f"; the teacher's own probe reaches {teacher:.3f} (needed {NEEDED})"
-    return Outcome(verdict, reason, figures | {"teacher": teacher})
+    return Outcome(verdict, reason, metrics | {"teacher": teacher})
 
 
 DRAWN = (

@@ -20,7 +20,7 @@ from tools.experiments import FAIL, PASS, Experiment, Outcome, Settings
 
 CLASSES, IMAGES, DETECTIONS = 80, 5000, 300
 LEAST = 3.0
-FIGURES = ("mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR10", "AR100")
+METRICS = ("mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR10", "AR100")
 
 
 def scenes(
@@ -134,11 +134,11 @@ def evaluation_speed(settings: Settings) -> Outcome:
     ours = metric.compute()
     seconds["coco"] = time.perf_counter() - begin
     begin = time.perf_counter()
-    theirs = dict(zip(FIGURES, by_pycocotools(results, targets, CLASSES).stats.tolist()))
+    theirs = dict(zip(METRICS, by_pycocotools(results, targets, CLASSES).stats.tolist()))
     seconds["pycocotools"] = time.perf_counter() - begin
     ratio = seconds["pycocotools"] / seconds["coco"]
     error = max(abs(ours[key] - theirs[key]) for key in ours)
-    figures = {
+    metrics = {
         "images": images,
         "detections": sum(len(result.scores) for result in results),
         "seconds": {key: round(value, 2) for key, value in seconds.items()},
@@ -147,7 +147,7 @@ def evaluation_speed(settings: Settings) -> Outcome:
         "mAP": ours["mAP"],
     }
     verdict = PASS if ratio >= LEAST and error <= 1e-6 else FAIL
-    return Outcome(verdict, f"{ratio:.1f} times as fast, figures differ by {error:.1e} at most", figures)
+    return Outcome(verdict, f"{ratio:.1f} times as fast, figures differ by {error:.1e} at most", metrics)
 
 
 EXPERIMENTS = {

@@ -26,7 +26,7 @@ from ppvision.errors import RunError
 from tools.experiments import FAIL, PASS, UNRESOLVED, Experiment, Outcome, Settings, difference, exceeds, summary, worst
 
 ROOT = Path(__file__).resolve().parents[2]
-SCENES, JUDGED = 600, 300
+SCENES, HELD_OUT = 600, 300
 HOST, UPDATES, BATCH, LR = "dino_debug", 600, 16, 1e-3
 POINTS = 6  # evaluations of a run, evenly spread; the second and the fourth decide
 QUERIES, GROUPS, NOISED = 20, 4, 20
@@ -101,7 +101,7 @@ def run_of(method: Any, seed: int, data: Path, updates: int, points: int, lr: fl
             trainer.update([to_device(next(batches))])
         seconds += time.process_time() - started
         with trainer.evaluating() as nets:
-            for key, value in judge(nets, data).items():
+            for key, value in evaluate(nets, data).items():
                 out[key].append(value)
         out["seconds"].append(seconds)
     return out
@@ -123,7 +123,7 @@ class InMemory:
         return getattr(self.dataset, name)
 
 
-def judge(nets: dict[str, Any], data: Path) -> dict[str, float]:
+def evaluate(nets: dict[str, Any], data: Path) -> dict[str, float]:
     """AP and AP50 as the network answers, and AP after suppression of duplicates."""
     import paddle
 
@@ -144,8 +144,8 @@ def judge(nets: dict[str, Any], data: Path) -> dict[str, float]:
             results = task.results(task.run(callables, on_device(task.inputs(batch))), batch)
             plain.update(results, batch["target"])
             suppressed.update([without_duplicates(r) for r in results], batch["target"])
-    figures = plain.compute()
-    return {"AP": figures["mAP"], "AP50": figures["AP50"], "AP_nms": suppressed.compute()["mAP"]}
+    metrics = plain.compute()
+    return {"AP": metrics["mAP"], "AP50": metrics["AP50"], "AP_nms": suppressed.compute()["mAP"]}
 
 
 def without_duplicates(result: Any, iou: float = NMS_IOU) -> Any:
@@ -168,7 +168,7 @@ def trained(arms: Sequence[str], settings: Settings) -> dict[str, list[dict[str,
     """Arm -> what `fit` gave for every seed. Two runs at a time, each in a process of its own with one thread."""
     from ppvision.data.samples.synthetic.coco import write_shapes
 
-    updates, points, counts = (2, 1, (32, 8)) if settings.quick else (UPDATES, POINTS, (SCENES, JUDGED))
+    updates, points, counts = (2, 1, (32, 8)) if settings.quick else (UPDATES, POINTS, (SCENES, HELD_OUT))
     jobs = [(arm, seed, updates, points) for seed in settings.seeds for arm in arms]
     with tempfile.TemporaryDirectory() as folder:
         data = write_shapes(Path(folder) / "shapes", *counts, seed=0)
@@ -193,7 +193,7 @@ def _process(job: tuple, data: Path) -> dict[str, list[float]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def figures_of(runs: dict[str, list[dict[str, list[float]]]]) -> dict[str, Any]:
+def metrics_of(runs: dict[str, list[dict[str, list[float]]]]) -> dict[str, Any]:
     """AP in percent at every evaluation and seconds, by arm."""
     out = {}
     for arm, values in runs.items():
@@ -223,7 +223,7 @@ EARLY, LATE = 1, 3  # evaluations at a third and at two thirds of the updates
 def convergence(settings: Settings) -> Outcome:
     """G1 and G2, and what remains at equal time."""
     runs = trained(("A0", "A1", "A2"), settings)
-    figures: dict[str, Any] = {"arms": figures_of(runs)}
+    metrics: dict[str, Any] = {"arms": metrics_of(runs)}
     words, verdicts = [], []
     first = []
     for point, name in ((EARLY, "a third"), (LATE, "two thirds")):
@@ -239,11 +239,11 @@ def convergence(settings: Settings) -> Outcome:
     limits = [run["seconds"][-1] for run in runs["A0"]]
     gap = exceeds(at_time(runs["A1"], limits), at(runs["A0"], -1))[1]
     words.append(f"A1 - A0 at the time A0 takes = {gap} (no expectation)")
-    figures["AP of A1 at the time A0 takes"] = summary(at_time(runs["A1"], limits))
-    figures["updates"], figures["evaluated every"] = UPDATES, UPDATES // POINTS
+    metrics["AP of A1 at the time A0 takes"] = summary(at_time(runs["A1"], limits))
+    metrics["updates"], metrics["evaluated every"] = UPDATES, UPDATES // POINTS
     if np.mean(at(runs["A0"], -1, "AP50")) < 10 and not settings.quick:
-        return Outcome(UNRESOLVED, "A0 stays below 10 AP50: the task is too hard for this size", figures)
-    return Outcome(worst(verdicts), "; ".join(words), figures)
+        return Outcome(UNRESOLVED, "A0 stays below 10 AP50: the task is too hard for this size", metrics)
+    return Outcome(worst(verdicts), "; ".join(words), metrics)
 
 
 def attention(settings: Settings) -> Outcome:
@@ -256,7 +256,7 @@ def attention(settings: Settings) -> Outcome:
         f"A0 - A3 = {text_worse}; A3 with suppression of duplicates - A3 without = {text_mended}; "
         f"A1 - A4 = {text_apart} AP at two thirds of the updates"
     )
-    return Outcome(worst([worse, mended, apart]), reason, {"arms": figures_of(runs)})
+    return Outcome(worst([worse, mended, apart]), reason, {"arms": metrics_of(runs)})
 
 
 def denoising(settings: Settings) -> Outcome:
@@ -264,7 +264,7 @@ def denoising(settings: Settings) -> Outcome:
     runs = trained(("A5", "A6"), settings)
     gap, error = difference(at(runs["A6"], LATE), at(runs["A5"], LATE))
     verdict = PASS if gap >= -0.3 else FAIL if gap < -0.3 - 2 * error else UNRESOLVED
-    return Outcome(verdict, f"A6 - A5 = {gap:+.4f} +- {error:.4f} AP at two thirds", {"arms": figures_of(runs)})
+    return Outcome(verdict, f"A6 - A5 = {gap:+.4f} +- {error:.4f} AP at two thirds", {"arms": metrics_of(runs)})
 
 
 def inference(settings: Settings) -> Outcome:
@@ -288,11 +288,11 @@ def inference(settings: Settings) -> Outcome:
             for parameter in method.parameters():  # away from where training starts, where heads say next to nothing
                 parameter.set_value(parameter + 0.05 * paddle.randn(parameter.shape))
             context = grouped.encode(image)
-            answers = grouped.decode(context, QuerySet.stack(method.questions(context), 2))
+            predictions = grouped.decode(context, QuerySet.stack(method.questions(context), 2))
             own = grouped(image)
             gaps += [
                 float((own[key] - value[:, :QUERIES]).abs().max())
-                for key, value in zip(("logits", "boxes"), answers[-1], strict=True)
+                for key, value in zip(("logits", "boxes"), predictions[-1], strict=True)
             ]
             times = {0: [], 1: []}
             for _ in range(3 if settings.quick else 60):  # in turn, so that a busy machine slows both

@@ -27,7 +27,7 @@ from tools.experiments import FAIL, PASS, UNRESOLVED, Experiment, Outcome, Setti
 from tools.experiments.group_detr import BATCH, LR, STATISTICS, run_of
 
 ROOT = Path(__file__).resolve().parents[2]
-SCENES, JUDGED = 2000, 500
+SCENES, HELD_OUT = 2000, 500
 UPDATES, TEACHER_UPDATES, POINTS = 600, 1000, 2
 TEACHER_SEED = 1000
 HOST = "dino_debug"
@@ -136,16 +136,16 @@ def consistency(method: Any, taught: Any, data: Path) -> dict[str, float]:
         if net.offers("dense"):
             asking = KdDense(net, taught, points=100, random=1.0)
             asking.begin(0, 0, 0)
-            said = net.dense(image)
-            index = asking.chosen(said)
-            anchors = rows_of(said.anchors, index)
-            wanted = taught.decode(context, asking.asked(inverse_sigmoid(anchors)))[-1][1]
-            return {"shared": overlap(decode_boxes(picked(said.deltas, index), anchors), wanted)}
+            predictions = net.dense(image)
+            index = asking.chosen(predictions)
+            anchors = rows_of(predictions.anchors, index)
+            teacher_boxes = taught.decode(context, asking.asked(inverse_sigmoid(anchors)))[-1][1]
+            return {"shared": overlap(decode_boxes(picked(predictions.deltas, index), anchors), teacher_boxes)}
         asked, seen = taught.own_queries(context), net.encode(image)
-        wanted = taught.decode(context, asked)[-1][1]
-        out["own"] = overlap(net.decode(seen, net.own_queries(seen))[-1][1][:, : wanted.shape[1]], wanted)
+        teacher_boxes = taught.decode(context, asked)[-1][1]
+        out["own"] = overlap(net.decode(seen, net.own_queries(seen))[-1][1][:, : teacher_boxes.shape[1]], teacher_boxes)
         if method.pairing == "points":
-            out["shared"] = overlap(net.decode(seen, method.for_student(asked))[-1][1], wanted)
+            out["shared"] = overlap(net.decode(seen, method.for_student(asked))[-1][1], teacher_boxes)
     return out
 
 
@@ -163,11 +163,11 @@ def trained(arms: Sequence[str], settings: Settings) -> dict[str, Any]:
     """Arm -> what `fit` gave for every seed, and "teacher" -> its one run. Two runs at a time, one thread each."""
     from ppvision.data.samples.synthetic.coco import write_shapes
 
-    updates, longer, counts = (2, 2, (32, 8)) if settings.quick else (UPDATES, TEACHER_UPDATES, (SCENES, JUDGED))
+    updates, longer, counts = (2, 2, (32, 8)) if settings.quick else (UPDATES, TEACHER_UPDATES, (SCENES, HELD_OUT))
     points = 1 if settings.quick else POINTS
     with tempfile.TemporaryDirectory() as folder:
         data = write_shapes(Path(folder) / "shapes", *counts, seed=0)
-        weights, figures = kept_teacher(settings.data, longer, counts)
+        weights, record = kept_teacher(settings.data, longer, counts)
 
         def run(arm: str, seed: int, steps: int) -> dict[str, list[float]]:
             key = (arm, seed, steps)
@@ -177,10 +177,10 @@ def trained(arms: Sequence[str], settings: Settings) -> dict[str, Any]:
                 print(f"  {arm}, seed {seed}: AP {ap}, {_DONE[key]['seconds'][-1]:.0f} s", flush=True)
             return _DONE[key]
 
-        if not (weights.is_file() and figures.is_file()):
+        if not (weights.is_file() and record.is_file()):
             weights.parent.mkdir(parents=True, exist_ok=True)
-            figures.write_text(json.dumps(run("teacher", TEACHER_SEED, longer)))
-        out: dict[str, Any] = {"teacher": json.loads(figures.read_text())}
+            record.write_text(json.dumps(run("teacher", TEACHER_SEED, longer)))
+        out: dict[str, Any] = {"teacher": json.loads(record.read_text())}
         jobs = [(arm, seed) for seed in settings.seeds for arm in arms]
         with ThreadPoolExecutor(2) as pool:
             runs = list(pool.map(lambda job: run(*job, updates), jobs))
@@ -203,7 +203,7 @@ def ap(runs: list[dict[str, list[float]]], point: int = -1) -> list[float]:
     return [100 * run["AP"][point] for run in runs]
 
 
-def figures_of(runs: dict[str, Any]) -> dict[str, Any]:
+def metrics_of(runs: dict[str, Any]) -> dict[str, Any]:
     """AP in percent half-way and at the end, seconds, and how alike teacher and student answer, by arm."""
     out: dict[str, Any] = {
         "teacher": {"AP": 100 * runs["teacher"]["AP"][-1], "seconds": runs["teacher"]["seconds"][-1]}
@@ -230,7 +230,7 @@ def headroom(runs: dict[str, Any], settings: Settings, alone: str = "B0") -> tup
     if gap >= HEADROOM or settings.quick:
         return gap, None
     reason = f"inconclusive: the teacher is only {gap:.1f} AP ahead of the student alone (needed {HEADROOM})"
-    return gap, Outcome(UNRESOLVED, reason, figures_of(runs))
+    return gap, Outcome(UNRESOLVED, reason, metrics_of(runs))
 
 
 def step_time(settings: Settings, arms: tuple[str, str] = ("B0", "B6")) -> dict[str, float]:
@@ -279,7 +279,7 @@ def points(settings: Settings) -> Outcome:
     gap, stop = headroom(runs, settings)
     seconds = step_time(settings)
     if stop is not None:
-        return Outcome(stop.verdict, stop.reason, {**stop.figures, "step": seconds})
+        return Outcome(stop.verdict, stop.reason, {**stop.metrics, "step": seconds})
     verdicts, words = [], [f"teacher - B0 = {gap:.1f}"]
     for other in ("B0", "B1"):
         verdict, text = exceeds(ap(runs["B6"]), ap(runs[other]))
@@ -287,7 +287,7 @@ def points(settings: Settings) -> Outcome:
         verdicts.append(PASS if verdict == PASS and clear else FAIL if verdict == FAIL else UNRESOLVED)
         words.append(f"B6 - {other} = {text} AP")
     words.append(f"an update takes {seconds['ratio']:.2f} times the host's")
-    return Outcome(worst(verdicts), "; ".join(words), {**figures_of(runs), "step": seconds})
+    return Outcome(worst(verdicts), "; ".join(words), {**metrics_of(runs), "step": seconds})
 
 
 def ablation(settings: Settings) -> Outcome:
@@ -302,7 +302,7 @@ def ablation(settings: Settings) -> Outcome:
     both = PASS if gap >= -0.3 else FAIL if gap < -0.3 - 2 * error else UNRESOLVED
     weighted, text = exceeds(ap(runs["B4"]), ap(runs["B4 unweighted"]), errors=0.0)
     reason = f"B6 - {best} = {gap:+.4f} +- {error:.4f}; B4 with weights - without = {text} AP"
-    return Outcome(worst([both, weighted]), reason, figures_of(runs))
+    return Outcome(worst([both, weighted]), reason, metrics_of(runs))
 
 
 def controls(settings: Settings) -> Outcome:
@@ -316,7 +316,7 @@ def controls(settings: Settings) -> Outcome:
     verdict = PASS if queries < gain / 2 else FAIL
     more = exceeds(ap(runs["B6"]), ap(runs["F"]))[1]
     reason = f"60 queries alone: {queries:+.4f} of {gain:+.4f}; B6 - twice the updates = {more} AP (no expectation)"
-    return Outcome(verdict, reason, figures_of(runs))
+    return Outcome(verdict, reason, metrics_of(runs))
 
 
 def heterogeneous(settings: Settings) -> Outcome:
@@ -325,7 +325,7 @@ def heterogeneous(settings: Settings) -> Outcome:
     gap, stop = headroom(runs, settings, "R0")
     seconds = step_time(settings, ("R0", "R1"))
     if stop is not None:
-        return Outcome(stop.verdict, stop.reason, {**stop.figures, "step": seconds})
+        return Outcome(stop.verdict, stop.reason, {**stop.metrics, "step": seconds})
     verdict, text = exceeds(ap(runs["R1"]), ap(runs["R0"]))
     clear = difference(ap(runs["R1"]), ap(runs["R0"]))[0] >= 1.0
     verdict = PASS if verdict == PASS and clear else FAIL if verdict == FAIL else UNRESOLVED
@@ -334,7 +334,7 @@ def heterogeneous(settings: Settings) -> Outcome:
         f"teacher - R0 = {gap:.1f}; R1 - R0 = {text} AP; with a tenth of the weights {light} AP (no expectation); "
         f"an update takes {seconds['ratio']:.2f} times the host's"
     )
-    return Outcome(verdict, reason, {**figures_of(runs), "step": seconds})
+    return Outcome(verdict, reason, {**metrics_of(runs), "step": seconds})
 
 
 CAVEATS = (

@@ -128,12 +128,12 @@ def compare(settings: Settings, layout: dict[str, Any]) -> Outcome:
     run = _parallel.in_processes
     found = [one_arm(*task) for task in tasks] if settings.quick else run(one_arm, tasks)
     accuracies: dict[str, list[float]] = {name: [] for name in ARMS}
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for (name, *_), (accuracy, cost) in zip(tasks, found):
         accuracies[name].append(accuracy)
-        figures[name] = cost
+        metrics[name] = cost
     for name, values in accuracies.items():
-        figures[name]["accuracy"] = summary(values)
+        metrics[name]["accuracy"] = summary(values)
     verdicts, words = [], []
     for other in ("window only", "global only"):
         verdict, gap = exceeds(accuracies["maf"], accuracies[other])
@@ -141,7 +141,7 @@ def compare(settings: Settings, layout: dict[str, Any]) -> Outcome:
         words.append(f"maf - {other} = {gap}")
     for other in ("llf", "concat"):
         words.append(f"maf - {other} = {exceeds(accuracies['maf'], accuracies[other])[1]} (no expectation)")
-    return Outcome(worst(verdicts), "; ".join(words), figures)
+    return Outcome(worst(verdicts), "; ".join(words), metrics)
 
 
 def fusion(settings: Settings) -> Outcome:
@@ -216,9 +216,9 @@ LIMITS = {  # recipe -> accuracy, seconds on two cores
 def fashion(settings: Settings) -> Outcome:
     """Both recipes as a user with two cores would run them: two processes of half the batch each (one process keeps one
     core busy), timed from the first command to the last evaluation."""
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     verdicts, words = [], []
-    for recipe, (wanted, limit) in LIMITS.items():
+    for recipe, (least, limit) in LIMITS.items():
         values, seconds = [], []
         for seed in settings.seeds:
             with tempfile.TemporaryDirectory() as folder:
@@ -232,11 +232,11 @@ def fashion(settings: Settings) -> Outcome:
                 values.append(_launched(f"configs/maformer/{recipe}.yml", overrides, Path(folder)))
                 seconds.append(time.perf_counter() - started)
             print(f"  {recipe}, seed {seed}: top-1 {values[-1]:.4f} in {seconds[-1]:.0f} s", flush=True)
-        figures[recipe] = {"top1": summary(values), "seconds": summary(seconds), "wanted": wanted, "limit": limit}
-        good, fast = min(values) >= wanted, max(seconds) <= limit
+        metrics[recipe] = {"top1": summary(values), "seconds": summary(seconds), "wanted": least, "limit": limit}
+        good, fast = min(values) >= least, max(seconds) <= limit
         verdicts.append(PASS if good and fast else UNRESOLVED if good else FAIL)
-        words.append(f"{recipe}: {min(values):.4f} (wanted {wanted}) in {max(seconds):.0f} s (limit {limit})")
-    return Outcome(worst(verdicts), "; ".join(words), figures)
+        words.append(f"{recipe}: {min(values):.4f} (wanted {least}) in {max(seconds):.0f} s (limit {limit})")
+    return Outcome(worst(verdicts), "; ".join(words), metrics)
 
 
 def _launched(recipe: str, overrides: list[str], folder: Path) -> float:

@@ -85,7 +85,7 @@ def views(settings: Settings) -> Outcome:
 
     if not paddle.get_device().startswith("cpu"):
         return Outcome(UNRESOLVED, f"the device is {paddle.get_device()}; this is about the processor", {})
-    before, figures, verdict = paddle.get_flags(FLAG), {}, PASS
+    before, metrics, verdict = paddle.get_flags(FLAG), {}, PASS
     try:
         for name, (build, least) in CASES.items():
             paddle.seed(0)
@@ -101,12 +101,12 @@ def views(settings: Settings) -> Outcome:
                         seconds[with_views].append(time.process_time() - begin)
             median = {k: float(np.median(v)) for k, v in seconds.items()}
             ratio = median[True] / median[False]
-            figures[name] = {"seconds": {"views": median[True], "copies": median[False]}, "ratio": ratio}
+            metrics[name] = {"seconds": {"views": median[True], "copies": median[False]}, "ratio": ratio}
             verdict = verdict if ratio >= least else FAIL
     finally:
         paddle.set_flags(before)
-    words = ", ".join(f"{name} {row['ratio']:.2f}" for name, row in figures.items())
-    return Outcome(verdict, f"times as fast with copies: {words}", figures)
+    words = ", ".join(f"{name} {row['ratio']:.2f}" for name, row in metrics.items())
+    return Outcome(verdict, f"times as fast with copies: {words}", metrics)
 
 
 EXPERIMENTS = {

@@ -272,16 +272,16 @@ class Coco(Dataset):
                 "so its boxes cannot be trusted",
             )
 
-    def _select(self, index: Index, wanted: list[int] | None) -> None:
+    def _select(self, index: Index, category_ids: list[int] | None) -> None:
         """Take over the index, with the categories asked for."""
         order = np.argsort(index.category_ids, kind="stable")
         known = index.category_ids[order]
-        if wanted is None:
+        if category_ids is None:
             chosen = known
         else:
-            chosen = np.array(wanted, np.int64)
+            chosen = np.array(category_ids, np.int64)
             strange = np.setdiff1d(chosen, known)
-            if len(strange) or len(set(wanted)) != len(wanted) or not wanted:
+            if len(strange) or len(set(category_ids)) != len(category_ids) or not category_ids:
                 what = f"{strange[0]} is none of them" if len(strange) else "ids must be distinct, at least one"
                 raise UserError(f"{self.table}: category_ids: {what}; the file has {_some(known.tolist())}")
         if not len(chosen):

@@ -95,9 +95,9 @@ class Index:
                 fault(f"{table}: {kind} id {id} occurs twice")
         self.image_of, lost_image = _positions(_packed(of_image, np.int64), self.image_ids)
         self.category_of, lost_category = _positions(_packed(of_category, np.int64), self.category_ids)
-        for lost, wanted, key in ((lost_image, of_image, "image_id"), (lost_category, of_category, "category_id")):
+        for lost, references, key in ((lost_image, of_image, "image_id"), (lost_category, of_category, "category_id")):
             for row in np.flatnonzero(lost).tolist():
-                fault(f"{table}: annotation {ids[row]}: {key} {wanted[row]} does not exist (dangling)")
+                fault(f"{table}: annotation {ids[row]}: {key} {references[row]} does not exist (dangling)")
         kept = ~(lost_image | lost_category)
         self.image_of, self.category_of = self.image_of[kept], self.category_of[kept]
         self.annotation_ids = self.annotation_ids[kept]
@@ -191,13 +191,13 @@ def _packed(values: array.array, dtype: Any) -> np.ndarray:
     return np.frombuffer(values.tobytes(), values.typecode).astype(dtype, copy=False)
 
 
-def _positions(wanted: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each wanted id stands in `ids`, and whether it is missing there (its position then means nothing)."""
+def _positions(references: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each reference stands in `ids`, and whether it is missing there (its position then means nothing)."""
     if not len(ids):
-        return np.zeros(len(wanted), np.int64), np.ones(len(wanted), bool)
+        return np.zeros(len(references), np.int64), np.ones(len(references), bool)
     order = np.argsort(ids, kind="stable")
-    place = order[np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)]
-    return place, ids[place] != wanted
+    place = order[np.minimum(np.searchsorted(ids, references, sorter=order), len(ids) - 1)]
+    return place, ids[place] != references
 
 
 def _skip(text: str, at: int) -> int:

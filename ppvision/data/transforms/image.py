@@ -396,8 +396,8 @@ class PadTo:
         self.size, self.multiple, self.value = (1, 1) if size is None else _pair(size), multiple, value
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> Sample:
-        wanted = (max(a, b) for a, b in zip(self.size, sample["image"].shape))
-        return pad(sample, *(math.ceil(n / self.multiple) * self.multiple for n in wanted), self.value)
+        sides = (max(a, b) for a, b in zip(self.size, sample["image"].shape))
+        return pad(sample, *(math.ceil(n / self.multiple) * self.multiple for n in sides), self.value)
 
 
 class RandomResizedCrop:

@@ -14,12 +14,12 @@ _UPERNET_MAFORMER = "ppvision.models.upernet:UperNetMAFormer"
 _UPERNET_CAE_V2 = "ppvision.models.upernet_cae_v2:UperNetCaeV2"
 
 
-def _miou(source: str, **figures: tuple[float, float, float]) -> dict[str, tuple[float, str]]:
+def _miou(source: str, **scores: tuple[float, float, float]) -> dict[str, tuple[float, str]]:
     """Rows "data set: (single scale, flip, multi-scale and flip)" of a PaddleSeg table as figures in percent."""
     names = ("mIoU", "mIoU flip", "mIoU ms+flip")
     return {
         f"{data} {name}": (value, source)
-        for data, row in figures.items()
+        for data, row in scores.items()
         for name, value in zip(names, row, strict=True)
     }
 

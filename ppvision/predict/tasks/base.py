@@ -1,6 +1,6 @@
 """A Task has two sides: what networks are called with, and what their outputs mean.
 
-Evaluator, Predictor, exporter, parity check and server share it, so a figure that was measured is a figure that is
+Evaluator, Predictor, exporter, parity check and server share it, so a metric that was measured is a metric that is
 deployed. It also owns its endings: the layers that may end an exported graph.
 """
 
@@ -284,9 +284,9 @@ def ending_of(task: Task | type[Task], name: str | None, part: str = "model") ->
         name = next(iter(task.endings))
     if name not in task.endings:
         near = did_you_mean(name, task.endings)
-        said = ", ".join(task.endings)
+        known = ", ".join(task.endings)
         kind = task if isinstance(task, type) else type(task)
-        raise UserError(f"export: no output_op '{name}' for {kind.__name__}{near} (there is: {said})")
+        raise UserError(f"export: no output_op '{name}' for {kind.__name__}{near} (there is: {known})")
     ending = task.endings[name]
     return ("none", Ending()) if ending.parts and part not in ending.parts else (name, ending)
 

@@ -30,7 +30,7 @@ from ppvision.predict.tasks.base import Ending, Net, Output, Task, images_of, on
 
 TOP_K = 300
 FUSION_IOU = 0.7  # boxes of several views that overlap so much are one object
-JUDGED_SCORE, JUDGED_LEAST = 0.05, 10  # see `Detection.agreement`
+MIN_SCORE, MIN_COMPARED = 0.05, 10  # see `Detection.agreement`
 
 
 def detections(logits_BQC: Tensor, boxes_BQ4: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,7 +110,9 @@ class Detection(Task):
             raise UserError(f"top_k must be at least 1, got {top_k}")
         if not (0 <= threshold <= 1 and 0 <= draw_threshold <= 1):
             raise UserError(f"threshold and draw_threshold must be in 0..1, got {threshold} and {draw_threshold}")
-        self.top_k, self.threshold, self.draw_threshold = top_k, threshold, draw_threshold
+        self.top_k = top_k
+        self.threshold = threshold
+        self.draw_threshold = draw_threshold
         self.mirrors = (False, True) if flip else (False,)
 
     def defaults(self) -> dict[str, Any]:
@@ -120,7 +122,9 @@ class Detection(Task):
     def run(self, nets: Mapping[str, Net], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{"boxes": [B,k,4] xyxy, "scores": [B,k], "labels": int32 [B,k]}; boxes in 0..1, relative to the picture
         proper."""
-        net, image, valid = only_net(nets), inputs["image"], inputs.get("valid")
+        net = only_net(nets)
+        image = inputs["image"]
+        valid = inputs.get("valid")
         inner_B2 = _inner(image, valid)
         views = []
         for scale in self.scales:
@@ -177,28 +181,31 @@ class Detection(Task):
         list may be missing there.
         """
         margin = tolerance * float(np.abs(reference["logits"]).max())
-        wanted = _detected(reference["logits"], reference["boxes"], self.top_k)
+        expected = _detected(reference["logits"], reference["boxes"], self.top_k)
         if "scores" in product:
             given = (product["boxes"], product["scores"], product["labels"])
         else:
             given = _detected(product["logits"], product["boxes"], self.top_k)
-        if any(a.shape != b.shape for a, b in zip(wanted, given)):
+        if any(a.shape != b.shape for a, b in zip(expected, given)):
             return 0.0, 0.0
-        same = in_place = judged = places = 0
-        for ours, theirs in zip(zip(*wanted), zip(*given)):
+        same = 0
+        in_place = 0
+        compared = 0
+        places = 0
+        for ours, theirs in zip(zip(*expected), zip(*given)):
             like = _alike(ours, theirs, tolerance, margin)
             pairs = greedy_pairs(like, 1e-9)
-            counts = [max(int((side[1] >= JUDGED_SCORE).sum()), JUDGED_LEAST) for side in (ours, theirs)]
+            counts = [max(int((side[1] >= MIN_SCORE).sum()), MIN_COMPARED) for side in (ours, theirs)]
             for matched, side, other, count in zip(pairs, (ours, theirs), (theirs, ours), counts):
                 scores = side[1][:count]
                 excused = scores <= other[1][-1] + _allowance(other[1][-1], margin)
                 hit = np.isin(np.arange(len(scores)), matched)
                 same += int((hit | excused).sum())
-                judged += len(scores)
+                compared += len(scores)
             first = np.arange(min(counts[0], len(ours[1])))
             in_place += int((like[first, first] > 0).sum())
             places += len(first)
-        return same / judged, in_place / places
+        return same / compared, in_place / places
 
     def _look(self, net: Net, image: Tensor, inner_B2: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """The network's detections; boxes relative to `inner`."""
@@ -216,8 +223,8 @@ class Detection(Task):
         elif {"boxes", "scores", "labels"} <= given:
             found = tuple(output[key][:, : self.top_k] for key in ("boxes", "scores", "labels"))
         else:
-            said = ", ".join(sorted(given))
-            raise UserError(f"detection: the network gives {said}, not logits and boxes, nor boxes, scores and labels")
+            names = ", ".join(sorted(given))
+            raise UserError(f"detection: the network gives {names}, not logits and boxes, nor boxes, scores and labels")
         if padded and not asks:
             ratio = np.tile(np.array([width, height]) / inner_B2[:, ::-1], 2).astype(np.float32)
             found = (found[0] * paddle.to_tensor(ratio).unsqueeze(1), *found[1:])

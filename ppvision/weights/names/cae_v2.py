@@ -31,7 +31,7 @@ def names(net: nn.Layer) -> Names:
     of = "a CAE v2 checkpoint"
     release = Dialect(
         of=of,
-        told_by=r"encoder\..+",
+        pattern=r"encoder\..+",
         rules=(("encoder.{rest}", "{rest}"),),
         training=METHOD,
         closed="CAE v2",

@@ -45,7 +45,7 @@ def names(net: nn.Layer) -> Names:
     openai = dict(closed=TOWER, torch=True, straight=r"head\.weight", flat="cls_token|pos_embed")
     transformers = Dialect(
         of=TOWER,
-        told_by=r"(vision_model|text_model)\..+|embeddings\..+|(encoder\.layers|pre_layrnorm|post_layernorm)\..+",
+        pattern=r"(vision_model|text_model)\..+|embeddings\..+|(encoder\.layers|pre_layrnorm|post_layernorm)\..+",
         rules=(*below("vision_model.", TRANSFORMERS), ("visual_projection.weight", "head.weight")),
         reads=TRANSFORMERS,
         ignored=r"(text_model|text_projection|logit_scale)\b.*|.*position_ids",
@@ -57,12 +57,12 @@ def names(net: nn.Layer) -> Names:
         {
             "openai": Dialect(
                 of=TOWER,
-                told_by=r"visual\.class_embedding",
+                pattern=r"visual\.class_embedding",
                 rules=below("visual.", OPENAI),
                 ignored=r"(?!visual\.).+",
                 **openai,
             ),
-            "openai_tower": Dialect(of=TOWER, told_by="class_embedding", rules=OPENAI, **openai),
+            "openai_tower": Dialect(of=TOWER, pattern="class_embedding", rules=OPENAI, **openai),
             "transformers": transformers,
         },
         layout=r".*\.fc1\.weight",

@@ -88,10 +88,10 @@ def names(net: nn.Layer) -> Names:
     """Of 91 slots, COCO's category ids, a network of 80 classes takes those in use."""
     return Names(
         {
-            "own": Dialect(told_by=r"model\.transformer\..+", rules=OWN_NETWORK, training=OWN_METHOD),
+            "own": Dialect(pattern=r"model\.transformer\..+", rules=OWN_NETWORK, training=OWN_METHOD),
             "transformers": Dialect(
                 of="a DAB-DETR of transformers",
-                told_by=r"model\.encoder\..+",
+                pattern=r"model\.encoder\..+",
                 rules=_TRANSFORMERS,
                 reads=_READS,
                 also=(("model.decoder.bbox_embed.{rest}", "bbox_embed.{rest}"),),
@@ -99,7 +99,7 @@ def names(net: nn.Layer) -> Names:
             ),
             "release": Dialect(
                 of="the released DAB-DETR",
-                told_by=r"backbone\.0\.body\..+|refpoint_embed\.weight",
+                pattern=r"backbone\.0\.body\..+|refpoint_embed\.weight",
                 rules=_RELEASE,
                 also=(("transformer.decoder.bbox_embed.{rest}", "bbox_embed.{rest}"),),
                 torch=True,

@@ -73,10 +73,10 @@ def names(net: nn.Layer) -> Names:
     hint = ": the file needs refine: true"
     return Names(
         {
-            "own": Dialect(told_by=r"model\.encoder\.level_embed", rules=OWN_NETWORK, training=OWN_METHOD),
+            "own": Dialect(pattern=r"model\.encoder\.level_embed", rules=OWN_NETWORK, training=OWN_METHOD),
             "transformers": Dialect(
                 of="a Deformable DETR of transformers",
-                told_by=r"model\..+",
+                pattern=r"model\..+",
                 rules=(*_TRANSFORMERS, *once),
                 reads=_READS,
                 also=(*again, *below("model.decoder.", tuple(listed))),
@@ -85,7 +85,7 @@ def names(net: nn.Layer) -> Names:
             ),
             "release": Dialect(
                 of="the released Deformable DETR",
-                told_by=r"transformer\..+|backbone\.0\.body\..+|input_proj\.\d+\.[01]\..+",
+                pattern=r"transformer\..+|backbone\.0\.body\..+|input_proj\.\d+\.[01]\..+",
                 rules=(*_RELEASE, *once),
                 also=(*again, *below("transformer.decoder.", tuple(listed))),
                 torch=True,

@@ -79,7 +79,7 @@ def names(net: nn.Layer) -> Names:
         {
             "idea": Dialect(
                 of="IDEA's DINO",
-                told_by=r"backbone\.0\.body\..+|label_enc\.weight",
+                pattern=r"backbone\.0\.body\..+|label_enc\.weight",
                 rules=_IDEA,
                 training=(("label_enc.weight", "denoising.0.weight"),),
                 also=(
@@ -90,13 +90,13 @@ def names(net: nn.Layer) -> Names:
             ),
             "paddledetection": Dialect(
                 of=of,
-                told_by=r"transformer\.enc_output\.0\.weight",
+                pattern=r"transformer\.enc_output\.0\.weight",
                 rules=(*_SINGLE, *_PARTS, *resnet),
                 training=_DENOISING,
             ),
             "paddledetection_groups": Dialect(
                 of=of,
-                told_by=r"transformer\..+",
+                pattern=r"transformer\..+",
                 rules=(*_GROUPS, *_PARTS, *resnet),
                 training=_GROUPS_TRAINING,
                 padded=True,

@@ -42,7 +42,7 @@ class Dialect:
 
     Attributes:
         of: what it is, for messages: "a DINO of PaddleDetection".
-        told_by: regular expression; a file with a name that fits it is of this dialect. Empty: written only.
+        pattern: regular expression; a file with a name that fits it is of this dialect. Empty: written only.
         rules: (their name, our name). A name that none fits is read as it is, and cannot be written.
         training: likewise for what a file holds of the Method; tried first.
         reads: further rules that are read and never written, tried before `rules`.
@@ -57,7 +57,7 @@ class Dialect:
     """
 
     of: str = ""
-    told_by: str = ""
+    pattern: str = ""
     rules: Rules = ()
     training: Rules = ()
     reads: Rules = ()
@@ -104,10 +104,10 @@ class Names:
     cells: int = 1
     finish: Callable[[State], list[str]] | None = None
 
-    def told(self, state: Mapping[str, Any]) -> Dialect:
+    def dialect_of(self, state: Mapping[str, Any]) -> Dialect:
         """The dialect of a file."""
         for dialect in self.dialects.values():
-            if any(_fits(dialect.told_by, name) for name in state):
+            if any(_fits(dialect.pattern, name) for name in state):
                 return dialect
         return self.own
 
@@ -144,7 +144,7 @@ def convert(net: nn.Layer, names: Names, state: Mapping[str, np.ndarray], torch:
     Raises:
         UserError: a name has no place, a packed matrix is incomplete, or names that are one here differ.
     """
-    dialect = names.told(state)
+    dialect = names.dialect_of(state)
     torch = torch or dialect.torch or _lies_as_torch(names.layout, state)
     result = _renamed(dialect, state, torch)
     for name in [k for k in result.network if _fits(names.unused, k)]:
@@ -329,9 +329,9 @@ def _translate_back(name: str, rules: Rules) -> list[str]:
     for theirs, ours in rules:
         left, right = _compiled(theirs, ours)
         values = right.read(name)
-        said = None if values is None else left.write({"qkv": "{qkv}", **values})
-        if said is not None:
-            found.append(said)
+        written = None if values is None else left.write({"qkv": "{qkv}", **values})
+        if written is not None:
+            found.append(written)
     return found
 
 

@@ -69,17 +69,17 @@ def names(net: nn.Layer) -> Names:
             "torchvision": Dialect(of="torchvision's ResNet", rules=TORCHVISION, torch=True),
             "paddledetection": Dialect(
                 of="PaddleDetection's ResNet",
-                told_by=r"conv1\.conv1\..+|res[2-5]\.res[2-5][a-z].*",
+                pattern=r"conv1\.conv1\..+|res[2-5]\.res[2-5][a-z].*",
                 rules=paddledetection(is_deep(net)),
             ),
             "paddleclas": Dialect(
                 of="PaddleClas' ResNet",
-                told_by=r"stem\.0\.(conv|bn)\..+|blocks\.\d+\.(conv\d|short)\..+",
+                pattern=r"stem\.0\.(conv|bn)\..+|blocks\.\d+\.(conv\d|short)\..+",
                 rules=paddleclas(net.depths),
             ),
             "transformers": Dialect(
                 of="a ResNet of transformers",
-                told_by=r"(resnet\.)?(embedder\.embedder|encoder\.stages|classifier\.1)\..+",
+                pattern=r"(resnet\.)?(embedder\.embedder|encoder\.stages|classifier\.1)\..+",
                 rules=(*below("resnet.", TRANSFORMERS), ("classifier.1.{leaf}", "fc.{leaf}")),
                 reads=TRANSFORMERS,
                 torch=True,

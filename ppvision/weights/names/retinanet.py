@@ -24,7 +24,7 @@ def names(net: nn.Layer) -> Names:
             "torchvision": Dialect(of="torchvision's RetinaNet", rules=(("{rest}", "{rest}"),), torch=True),
             "torchvision_0_12": Dialect(
                 of="torchvision's RetinaNet",
-                told_by=r"head\.\w+\.conv\.\d+\.(weight|bias)|backbone\.fpn\.(inner|layer)_blocks\.\d+\.(weight|bias)",
+                pattern=r"head\.\w+\.conv\.\d+\.(weight|bias)|backbone\.fpn\.(inner|layer)_blocks\.\d+\.(weight|bias)",
                 rules=OLD,
                 torch=True,
             ),

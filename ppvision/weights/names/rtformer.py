@@ -14,7 +14,7 @@ def names(net: nn.Layer) -> Names:
     """The auxiliary head becomes the first one of method `supervised`."""
     paddleseg = Dialect(
         of="PaddleSeg's RTFormer",
-        told_by=r"seghead_extra\..+",
+        pattern=r"seghead_extra\..+",
         rules=(("{rest}", "{rest}"),),
         training=(("seghead_extra.{rest}", "aux.0.{rest}"),),
     )

@@ -13,5 +13,5 @@ if TYPE_CHECKING:
 def names(net: nn.Layer) -> Names:
     """An archive of the ImageNet backbone has no prefix `backbone.`: it gets one."""
     paddleseg = Dialect(of="PaddleSeg's U-HRNet", rules=(("{rest}", "{rest}"),))
-    archive = Dialect(told_by=r"conv_layer1_1\._conv\.weight", rules=(("{rest}", "backbone.{rest}"),))
+    archive = Dialect(pattern=r"conv_layer1_1\._conv\.weight", rules=(("{rest}", "backbone.{rest}"),))
     return Names({"paddleseg": paddleseg, "archive": archive}, unused=r"backbone\.last_layer\..+")

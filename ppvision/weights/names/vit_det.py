@@ -52,13 +52,13 @@ def names(net: nn.Layer) -> Names:
         {
             "transformers": Dialect(
                 of="a ViTDet of transformers",
-                told_by=r"(backbone\.)?embeddings\..+",
+                pattern=r"(backbone\.)?embeddings\..+",
                 rules=below("backbone.", TRANSFORMERS),
                 reads=TRANSFORMERS,
                 torch=True,
             ),
             "cae_v2": Dialect(
-                told_by=r"encoder\.patch_embed\.proj\.weight",
+                pattern=r"encoder\.patch_embed\.proj\.weight",
                 rules=(("encoder.{rest}", "{rest}"),),
                 ignored=r"(?!encoder\.).+",
             ),

@@ -15,11 +15,11 @@ class Two(Task):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "part", "name"),
+    ("asked", "part", "name"),
     [(None, "second", "last"), (None, "first", "none"), ("last", "first", "none"), ("any", "first", "any")],
 )
-def test_an_ending_may_belong_to_one_part(wanted, part, name):
-    found, ending = ending_of(Two(), wanted, part)
+def test_an_ending_may_belong_to_one_part(asked, part, name):
+    found, ending = ending_of(Two(), asked, part)
     assert found == name and (ending is Two.endings[name] or type(ending) is Ending)
 
 

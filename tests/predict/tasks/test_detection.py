@@ -82,8 +82,8 @@ class TestPairs:
             for j, (value, q, c) in enumerate(pairs):
                 assert labels[i, j] == c and scores[i, j] == pytest.approx(1 / (1 + np.exp(value)), rel=1e-5)
                 x, y, w, h = boxes[i, q]
-                wanted = np.clip([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 0, 1)
-                assert corners[i, j] == pytest.approx(wanted, abs=1e-6)
+                expected = np.clip([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 0, 1)
+                assert corners[i, j] == pytest.approx(expected, abs=1e-6)
 
     def test_scores_near_one_keep_their_order(self):
         logits = np.full((1, 3, 1), 30.0, np.float32)
@@ -175,8 +175,8 @@ class TestResults:
 
     def test_other_networks_are_refused(self):
         batch = {"image": paddle.zeros([1, 3, 8, 8])}
-        for output, said in ((paddle.zeros([1, 3]), "Tensor"), ({"boxes": paddle.zeros([1, 3, 4])}, "gives boxes,")):
-            with pytest.raises(UserError, match=said):
+        for output, message in ((paddle.zeros([1, 3]), "Tensor"), ({"boxes": paddle.zeros([1, 3, 4])}, "gives boxes,")):
+            with pytest.raises(UserError, match=message):
                 Detection().run({"model": Net(lambda x, given=output: given)}, batch)
 
 
@@ -283,11 +283,11 @@ class TestAgreement:
 def test_options():
     task = create_task("detection", class_names=["a"], flip=True, scales=[1.0], flip_vertical=False, slide=None)
     assert isinstance(task, Detection) and task.mirrors == (False, True) and next(iter(task.endings)) == "detections"
-    for options, said in (
+    for options, message in (
         ({"flip_vertical": True}, "no option 'flip_vertical'"),
         ({"scales": [0.0]}, "positive"),
         ({"top_k": 0}, "top_k"),
         ({"threshold": 1.5}, "threshold"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             create_task("detection", **options)

@@ -159,7 +159,7 @@ class TestCreateTask:
         assert create_task("segmentation", **options, palette=[[1, 2, 3]]).palette.shape == (1, 3)
 
     @pytest.mark.parametrize(
-        "name, options, said",
+        "name, options, message",
         [
             ("segmantation", {}, "did you mean 'segmentation'"),
             ("classification", {"flip": True}, "no option 'flip'"),
@@ -167,6 +167,6 @@ class TestCreateTask:
             ("segmentation", {"scales": [0.0]}, "positive"),
         ],
     )
-    def test_mistakes(self, name, options, said):
-        with pytest.raises(UserError, match=said):
+    def test_mistakes(self, name, options, message):
+        with pytest.raises(UserError, match=message):
             create_task(name, **options)

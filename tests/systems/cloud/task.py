@@ -66,8 +66,8 @@ class CloudTask(Task):
 
     def run(self, nets: Mapping[str, Net], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Shares of the classes."""
-        answer = only_net(nets)(**inputs)
-        return named(answer) if isinstance(answer, Mapping) else {"scores": answer}
+        outputs = only_net(nets)(**inputs)
+        return named(outputs) if isinstance(outputs, Mapping) else {"scores": outputs}
 
     def results(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Any]) -> list[Result]:
         """Scores per sample."""

@@ -102,8 +102,8 @@ class PairTask(Task):
     def run(self, nets: Mapping[str, Net], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One network after the other."""
         pictures = {key: value for key, value in inputs.items() if key != "size"}
-        answer = nets["decode"](**nets["encode"](**pictures), size=inputs["size"])
-        return named(answer) if isinstance(answer, Mapping) else self.endings["marks"](answer)
+        outputs = nets["decode"](**nets["encode"](**pictures), size=inputs["size"])
+        return named(outputs) if isinstance(outputs, Mapping) else self.endings["marks"](outputs)
 
     def results(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Any]) -> list[Result]:
         """Marks without what was padded."""

@@ -128,7 +128,7 @@ class TestLayout:
         {
             "torch": Dialect(
                 of="t",
-                told_by=r"t\..+",
+                pattern=r"t\..+",
                 rules=(("t.{qkv}_proj.{leaf}", "in_proj_{leaf}"), ("t.{rest}", "{rest}")),
                 training=(("m.{rest}", "{rest}"),),
                 straight=r"head\.weight",
@@ -248,7 +248,7 @@ class TestOtherPackages:
         Strip.__qualname__ = "Strip"
         module.Strip, module.Longer = Strip, Longer
         module.names = lambda net: Names(
-            {"theirs": Dialect(of="theirs", told_by="body.+", rules=(("body.{rest}", "{rest}"),), torch=True)},
+            {"theirs": Dialect(of="theirs", pattern="body.+", rules=(("body.{rest}", "{rest}"),), torch=True)},
             backbone="backbone",
             whole=r"(body|stem|backbone)\..+",
         )

@@ -427,10 +427,10 @@ def compose(rng: np.random.Generator, size: tuple[int, int], min_thickness: int 
         raise UserError(f"no street of {h}x{w} with objects of {min_thickness} pixels found; use a larger size")
     if h >= 12 * min_thickness and rng.random() < 0.3:
         painter.hood()
-    wanted = int(np.clip(h * w / min_thickness**2 / 50, 5, 10))
-    for _ in range(max(2 * wanted, 16)):
-        wanted -= painter.place(KINDS[rng.choice(len(KINDS), p=ODDS)])
-        if wanted <= 0:
+    missing = int(np.clip(h * w / min_thickness**2 / 50, 5, 10))
+    for _ in range(max(2 * missing, 16)):
+        missing -= painter.place(KINDS[rng.choice(len(KINDS), p=ODDS)])
+        if missing <= 0:
             break
     scene = painter.scene
     scene.image += rng.standard_normal((h, w, 1), dtype=np.float32) * 4 + rng.standard_normal(3, dtype=np.float32) * 3

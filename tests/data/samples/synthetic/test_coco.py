@@ -165,11 +165,11 @@ def test_ground_truth_as_prediction_is_perfect(sources, tmp_path, capsys):
         if not e["iscrowd"]
     ]
     assert any(e["iscrowd"] for e in truth.dataset["annotations"])
-    judge = COCOeval(truth, truth.loadRes(found), "bbox")
-    judge.evaluate()
-    judge.accumulate()
-    judge.summarize()
-    assert judge.stats[0] == pytest.approx(1.0)
+    evaluation = COCOeval(truth, truth.loadRes(found), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1.0)
 
 
 class TestShapes:
