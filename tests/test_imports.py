@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -106,6 +107,25 @@ def imported(path: Path, tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, node.args[0].value
 
 
+@functools.cache
+def modules() -> dict[str, Path]:
+    """Dotted name -> file of every module of the suite but packages' faces, which only hand names on."""
+    found = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sources("ppvision")}
+    return {name: path for name, path in found.items() if not name.endswith("__init__")}
+
+
+def module_imports(name: str) -> set[str]:
+    """The modules that a module imports anywhere, functions and blocks for type checkers included."""
+    tree, known = parse(modules()[name]), modules()
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {module for module in found if module in known and module != name}
+
+
 def dotted(node: ast.AST) -> str:
     """`a.b.c` of a chain of attributes on a name, else an empty string."""
     names = []
@@ -205,6 +225,26 @@ class TestTree:
     def test_top_level_modules_go_one_way(self):
         faults = [fault for path in PACKAGE.glob("*.py") for fault in wrong_imports(path, parse(path))]
         assert not faults, "\n".join(faults)
+
+    def test_no_module_is_in_a_circle(self):
+        """Not even for type checkers: who needs another's name has it from below."""
+        imports = {name: module_imports(name) for name in modules()}
+        waiting = dict(imports)
+        while waiting:
+            free = [name for name, needs in waiting.items() if not needs & waiting.keys()]
+            if not free:
+                break
+            for name in free:
+                del waiting[name]
+        # what is left imports a circle, or is in one: keep only what something left imports
+        while True:
+            needed = set().union(*waiting.values()) if waiting else set()
+            outer = [name for name in waiting if name not in needed]
+            if not outer:
+                break
+            for name in outer:
+                del waiting[name]
+        assert not waiting, f"circle among {', '.join(sorted(waiting))}"
 
     def test_no_code_from_data_and_no_global_generator(self):
         files = sources("ppvision", "tools", "deploy")

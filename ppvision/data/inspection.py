@@ -9,16 +9,13 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from ppvision.data import io
 from ppvision.errors import UserError
-
-if TYPE_CHECKING:
-    from ppvision.data.base import Dataset
 
 MODES = {"1", "L", "I;16", "I;16B", "I", "RGB", "P"}  # of Pillow: what training takes as it is, colour or grey
 UNLABELLED = ("test", "testing")  # splits whose labels may all be ignored
@@ -86,7 +83,24 @@ def look_at_image(path: str, data: bytes) -> tuple[tuple[int, int], list[str], l
     return size, faults, [] if turn == 1 else [f"EXIF orientation {turn}"]
 
 
-def part_of(dataset: Dataset) -> Part:
+class Inspected(Protocol):
+    """What is asked of a data set here; `data.base.Dataset` has it."""
+
+    split: str
+    class_names: Sequence[str]
+    num_classes: int
+    unit: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    def name(self, index: int) -> str: ...
+
+    def files(self, index: int) -> dict[str, str]: ...
+
+
+def part_of(dataset: Inspected) -> Part:
     """A part that reads samples as training does, through a dataset class."""
     k = dataset.num_classes
     maybe_unlabelled = dataset.split in UNLABELLED

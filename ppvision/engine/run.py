@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import paddle
 
-import ppvision
 from ppvision.config import Config, check, load, parse_profiler
 from ppvision.data.batch import to_device
 from ppvision.device import set_device
@@ -28,6 +27,7 @@ from ppvision.engine.progress import BadSamples, Progress
 from ppvision.errors import RunError, UserError
 from ppvision.predict.assemble import run_folder
 from ppvision.threads import in_force
+from ppvision.version import __version__
 
 RESOLVED = "# A resolved recipe, written by ppvision.\n"
 
@@ -344,7 +344,7 @@ class Run:
 def versions() -> dict[str, str]:
     """Versions that a checkpoint records."""
     return {
-        "ppvision": ppvision.__version__,
+        "ppvision": __version__,
         "paddle": paddle.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import ppvision
 from ppvision.errors import UserError
 
 OPSET = 17
@@ -22,7 +21,7 @@ TIMEOUT = 900
 
 def child_environment(**extra: str) -> dict[str, str]:
     """The environment of a helper process that must find this very ppvision."""
-    root = str(Path(ppvision.__path__[0]).parent)
+    root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **extra}
 

@@ -21,7 +21,7 @@ from paddle import Tensor, nn
 
 from ppvision.device import tensor_of
 from ppvision.losses.detection import Matches, Predictions, SetLoss, Targets, objects
-from ppvision.models.detr import QuerySet
+from ppvision.models.queries import QuerySet
 from ppvision.nn.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
 
 __all__ = ["Noised", "denoising_mask", "draw", "num_denoising_groups", "table"]

@@ -16,7 +16,8 @@ from paddle import Tensor, nn
 
 from ppvision.losses.detection import Predictions, SetLoss, Targets
 from ppvision.methods.base import Method
-from ppvision.models.detr import Detr, Proposals, QuerySet, check_detector
+from ppvision.models.detr import Detr, check_detector
+from ppvision.models.queries import Proposals, QuerySet
 
 __all__ = ["DetrTraining"]
 

@@ -25,7 +25,7 @@ from ppvision.errors import ArgumentError, UserError, at_least, within
 from ppvision.losses.detection import Predictions
 from ppvision.methods import denoising as dn
 from ppvision.methods.detr import DetrTraining
-from ppvision.models.detr import Context, QuerySet
+from ppvision.models.queries import Context, QuerySet
 
 __all__ = ["GroupDetr"]
 

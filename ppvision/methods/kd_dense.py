@@ -26,8 +26,9 @@ from ppvision.device import tensor_of
 from ppvision.errors import UserError, at_least, require, within
 from ppvision.losses.distillation import PointLoss
 from ppvision.methods.dense_detection import DenseDetection, share_of
-from ppvision.models.detr import Detr, Queries, QuerySet, check_detector
+from ppvision.models.detr import Detr, Queries, check_detector
 from ppvision.models.network import promises
+from ppvision.models.queries import QuerySet
 from ppvision.nn.anchors import Dense, decode_boxes
 from ppvision.nn.boxes import cxcywh_to_xyxy, inverse_sigmoid
 from ppvision.nn.suppression import excess_overlap, kept_boxes

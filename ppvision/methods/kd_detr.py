@@ -31,8 +31,9 @@ from ppvision.errors import ArgumentError, UserError, at_least, require
 from ppvision.losses.detection import Matcher, Predictions, Targets
 from ppvision.losses.distillation import PointLoss
 from ppvision.methods.group_detr import GroupDetr
-from ppvision.models.detr import Context, Detr, Queries, QuerySet, check_detector
+from ppvision.models.detr import Detr, Queries, check_detector
 from ppvision.models.network import promises
+from ppvision.models.queries import Context, QuerySet
 
 __all__ = ["KdDetr", "decode_apart"]
 

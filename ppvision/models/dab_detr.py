@@ -21,7 +21,8 @@ from paddle import Tensor, nn
 
 from ppvision.errors import require
 from ppvision.models.deformable_parts import build_backbone, level_masks
-from ppvision.models.detr import Context, Detr, Queries, QuerySet
+from ppvision.models.detr import Detr, Queries
+from ppvision.models.queries import Context, QuerySet
 from ppvision.nn.attention import MultiHeadAttention, attend
 from ppvision.nn.boxes import inverse_sigmoid
 from ppvision.nn.mlp import Mlp

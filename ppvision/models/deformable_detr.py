@@ -29,8 +29,9 @@ from ppvision.models.deformable_parts import (
     build_backbone,
     scaled,
 )
-from ppvision.models.detr import Context, Detr, Proposals, Queries, QuerySet
+from ppvision.models.detr import Detr, Queries
 from ppvision.models.network import promises
+from ppvision.models.queries import Context, Proposals, QuerySet
 from ppvision.nn.mlp import Mlp
 from ppvision.nn.positions import sine_boxes
 from ppvision.nn.stem import ConvStem

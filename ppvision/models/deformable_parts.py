@@ -17,8 +17,8 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ppvision.errors import UserError
-from ppvision.models.detr import Context
 from ppvision.models.network import promises
+from ppvision.models.queries import Context
 from ppvision.nn.attention import MultiHeadAttention
 from ppvision.nn.deformable import MultiScaleDeformableAttention, level_sizes
 from ppvision.nn.group_norm import GroupNorm

@@ -18,7 +18,7 @@ from ppvision.nn.promises import Promises, optional
 from ppvision.nn.promises import promises as promises_of
 
 if TYPE_CHECKING:
-    from ppvision.models.detr import Context, QuerySet
+    from ppvision.models.queries import Context, QuerySet
     from ppvision.nn.anchors import Dense
 
 __all__ = ["IMAGE", "VALID", "Input", "Network", "example_of", "fixed_batch", "graph_name", "inputs_of", "promises"]

@@ -13,7 +13,7 @@ from ppvision.losses.detection import SetLoss
 from ppvision.methods.detr import DetrTraining
 from ppvision.methods.group_detr import GroupDetr, split
 from ppvision.models import zoo
-from ppvision.models.detr import QuerySet
+from ppvision.models.queries import QuerySet
 from tests.methods.detection_batches import batch_of, part
 from tests.methods.detectors import network, prepared, trainer_of, weights_of
 

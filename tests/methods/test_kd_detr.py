@@ -16,7 +16,7 @@ import ppvision
 from ppvision.errors import UserError
 from ppvision.methods.kd_detr import KdDetr, decode_apart
 from ppvision.models import zoo
-from ppvision.models.detr import QuerySet
+from ppvision.models.queries import QuerySet
 from tests.methods.detection_batches import part
 from tests.methods.detectors import in_half, network, terms_of, trainer_of
 

@@ -10,7 +10,7 @@ import pytest
 
 from ppvision.errors import ArgumentError, UserError
 from ppvision.models import zoo
-from ppvision.models.detr import QuerySet
+from ppvision.models.queries import QuerySet
 from ppvision.weights import load_weights, state_of
 from ppvision.weights.names.classes import COCO_IDS
 

@@ -17,8 +17,9 @@ from ppvision.errors import UserError
 from ppvision.exporting.exporter import Spec, export_layer
 from ppvision.models import zoo
 from ppvision.models.deformable_detr import DeformableDetr
-from ppvision.models.detr import QuerySet, check_detector
+from ppvision.models.detr import check_detector
 from ppvision.models.profile import parameters
+from ppvision.models.queries import QuerySet
 from ppvision.models.resnet import ResNet
 from ppvision.predict.tasks.base import create_task
 from ppvision.weights import load_weights, state_of, to_theirs

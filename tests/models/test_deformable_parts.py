@@ -18,7 +18,7 @@ from ppvision.models.deformable_parts import (
     level_masks,
     scaled,
 )
-from ppvision.models.detr import Context
+from ppvision.models.queries import Context
 from ppvision.nn.frozen_bn import FrozenBatchNorm2D
 from tests.models.golden import fill
 

@@ -20,9 +20,9 @@ from ppvision.exporting.exporter import Spec, export_layer
 from ppvision.methods.group_detr import GroupDetr
 from ppvision.models import zoo
 from ppvision.models.deformable_parts import anchors
-from ppvision.models.detr import Context, QuerySet
 from ppvision.models.dino import Dino, DinoQueries
 from ppvision.models.profile import profile
+from ppvision.models.queries import Context, QuerySet
 from ppvision.nn.boxes import inverse_sigmoid
 from ppvision.predict.tasks.base import create_task
 from ppvision.weights import load_weights, state_of

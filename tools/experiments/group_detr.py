@@ -272,7 +272,7 @@ def inference(settings: Settings) -> Outcome:
     import paddle
 
     from ppvision.methods.group_detr import GroupDetr
-    from ppvision.models.detr import QuerySet
+    from ppvision.models.queries import QuerySet
 
     gaps, ratios, counts = [], [], []
     for seed in settings.seeds:
