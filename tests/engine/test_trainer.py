@@ -421,6 +421,23 @@ def test_the_scale_grows_after_clean_steps():
     assert scales == [8.0, 16.0, 16.0, 32.0]
 
 
+def test_the_scale_and_its_count_continue():
+    def build():
+        trainer = build_toy("supervised", amp="O1", amp_dtype="float16", loss_scale=8.0)
+        trainer.scaler.growth_interval = 3
+        return trainer
+
+    first = build()
+    for i in range(5):
+        first.update([batch_of(i)])
+    files = {name: {k: np.array(v) for k, v in arrays.items()} for name, arrays in first.files().items()}
+    resumed = build()
+    resumed.load(first.state(), lambda name: files[name], "here")
+    assert (resumed.scaler.scale, resumed.scaler.clean) == (16.0, 2)
+    resumed.update([batch_of(5)])
+    assert resumed.scaler.scale == 32.0
+
+
 def test_a_fault_in_a_later_phase_says_what_had_stepped(monkeypatch):
     warnings = []
     trainer = build_toy("gan", warn=warnings.append)
