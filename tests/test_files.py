@@ -171,6 +171,23 @@ class TestLock:
         with files.locked(tmp_path, 0):
             pass
 
+    def test_a_child_forked_meanwhile_does_not_keep_it(self, tmp_path):
+        """A loader's worker, say: it shares the descriptor, which closing here does not close there."""
+        reading, writing = os.pipe()
+        with files.locked(tmp_path):
+            child = os.fork()
+            if child == 0:
+                os.close(writing)
+                os.read(reading, 1)  # until the parent closes its end
+                os._exit(0)
+        try:
+            with files.locked(tmp_path, 0):
+                pass
+        finally:
+            os.close(writing)
+            os.close(reading)
+            os.waitpid(child, 0)
+
     def test_waits_on_while_the_owner_gets_on(self, tmp_path, monkeypatch):
         """Each change of what is watched starts the patience anew; when it stays, the wait ends."""
         clock, seen = [0.0], []

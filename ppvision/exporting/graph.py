@@ -110,11 +110,11 @@ def name_outputs(model: Path, outputs: Sequence[str]) -> None:
         RunError: the file is cut off, or has another number of outputs.
     """
     text = model.read_text(encoding="utf-8")
-    for i in reversed(range(len(outputs))):  # from the last: fetch_name_1 begins like fetch_name_10
-        old = json.dumps(f"fetch_name_{i}")
+    for i, name in enumerate(outputs):
+        old = json.dumps(f"fetch_name_{i}")  # with its quotes, so that fetch_name_1 is not found in fetch_name_10
         if text.count(old) != 1:
             raise RunError(f"export: {model.name} was not written completely; is the disk full?")
-        text = text.replace(old, json.dumps(outputs[i]))
+        text = text.replace(old, json.dumps(name))
     model.write_text(text, encoding="utf-8")
 
 

@@ -45,6 +45,29 @@ def test_targets_leave_out_what_a_network_sees():
     assert set(kept) == {"boxes", "label", "size", "inner", "geometry"}
 
 
+def test_records_of_before_are_kept():
+    """Collate starts samples again that transforms have changed: where they come from must not be forgotten."""
+    moved = np.array([[0.5, 0, 1], [0, 2, 0], [0, 0, 1]])
+    given = {"image": np.zeros((4, 6, 3), np.uint8), "size": (20, 30), "inner": (3, 5), "geometry": moved}
+    again = start(given)
+    assert (again["size"], again["inner"]) == ((20, 30), (3, 5)) and again["geometry"] is moved
+    fresh = start({"image": given["image"]})
+    assert (fresh["size"], fresh["inner"]) == ((4, 6), (4, 6)) and np.array_equal(fresh["geometry"], np.eye(3))
+    assert set(start({"points": np.zeros((2, 3))})) == {"points"}
+
+
+def test_rows_of_boxes_are_one_group():
+    assert {field_of(key).group for key in ("boxes", "classes", "crowd", "areas")} == {"boxes"}
+    rows = {"boxes": (4,), "classes": (), "crowd": (), "areas": (), "keypoints": (2,), "points": (3,)}
+    lengths = {"boxes": (2, 1), "keypoints": (0, 3), "points": (5, 4)}
+    samples = [
+        {key: np.zeros((lengths[field_of(key).group][i], *shape)) for key, shape in rows.items()} for i in (0, 1)
+    ]
+    batch = collate(samples)
+    found = {key: value.tolist() for key, value in batch.items() if key.endswith("_offsets")}
+    assert found == {"boxes_offsets": [0, 2, 3], "keypoints_offsets": [0, 0, 3], "points_offsets": [0, 5, 9]}
+
+
 def test_a_package_adds_its_keys(monkeypatch):
     monkeypatch.setitem(FIELDS, "lanes", Field("rows", group="lanes"))
     monkeypatch.setitem(FIELDS, "depth_*", Field("own"))

@@ -278,10 +278,11 @@ def test_an_overflow_lowers_the_scale_and_is_no_fault(monkeypatch):
     np.testing.assert_array_equal(weights_of(trainer)["model.head.weight"], before["model.head.weight"])
 
 
-def test_the_scale_does_not_change_the_step():
+@pytest.mark.parametrize("clip_norm", [0.5, 20.0])  # below the norm, and between it and what the scale makes of it
+def test_the_scale_does_not_change_the_step(clip_norm):
     def after(scale):
         trainer = build_toy(
-            "supervised", optimizer="sgd", amp="O1", amp_dtype="float16", loss_scale=scale, clip_norm=0.5
+            "supervised", optimizer="sgd", amp="O1", amp_dtype="float16", loss_scale=scale, clip_norm=clip_norm
         )
         logs = trainer.update([batch_of(0)])
         return weights_of(trainer)["model.head.weight"], logs["grad_norm"]
@@ -289,6 +290,7 @@ def test_the_scale_does_not_change_the_step():
     (weights, norm), (scaled, scaled_norm) = after(1.0), after(1024.0)
     np.testing.assert_allclose(scaled, weights, atol=1e-6)
     np.testing.assert_allclose(scaled_norm, norm, rtol=1e-4)
+    assert 0.5 < norm < 20.0
 
 
 def test_clipping_bounds_the_step():
@@ -417,6 +419,23 @@ def test_the_scale_grows_after_clean_steps():
         trainer.update([batch_of(i)])
         scales.append(trainer.scaler.scale)
     assert scales == [8.0, 16.0, 16.0, 32.0]
+
+
+def test_the_scale_and_its_count_continue():
+    def build():
+        trainer = build_toy("supervised", amp="O1", amp_dtype="float16", loss_scale=8.0)
+        trainer.scaler.growth_interval = 3
+        return trainer
+
+    first = build()
+    for i in range(5):
+        first.update([batch_of(i)])
+    files = {name: {k: np.array(v) for k, v in arrays.items()} for name, arrays in first.files().items()}
+    resumed = build()
+    resumed.load(first.state(), lambda name: files[name], "here")
+    assert (resumed.scaler.scale, resumed.scaler.clean) == (16.0, 2)
+    resumed.update([batch_of(5)])
+    assert resumed.scaler.scale == 32.0
 
 
 def test_a_fault_in_a_later_phase_says_what_had_stepped(monkeypatch):

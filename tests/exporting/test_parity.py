@@ -94,6 +94,9 @@ class TestVerdict:
     def test_past_bounds_the_figure_is_named(self, changes, message):
         found = parity.faults([self.row(backend="a"), self.row(**changes)], 1e-4, 0.999)
         assert list(found) == ["paddle"] and message in found["paddle"]
+        # a later case counts as the first one does, and the first fault of a backend is the one that is told
+        later = [self.row(), self.row(**changes), self.row(fault="another")]
+        assert parity.faults(later, 1e-4, 0.999) == found
 
     def test_report_is_json(self, tmp_path):
         rows = [self.row(), self.row(max_error=float("inf"), latency_ms=None, fault="x")]

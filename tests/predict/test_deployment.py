@@ -12,9 +12,11 @@ import yaml
 
 from ppvision.errors import UserError
 from ppvision.exporting.exporter import Spec, export_nets
-from ppvision.predict import Predictor, deployment
-from ppvision.predict.deployment import Deployment, complete, trust
-from ppvision.predict.tasks.base import create_task
+from ppvision.files import sha256
+from ppvision.models.network import IMAGE, VALID, Input
+from ppvision.predict import Predictor, Runtime, deployment
+from ppvision.predict.deployment import Deployment, Part, complete, trust
+from ppvision.predict.tasks.base import Output, create_task
 from ppvision.predict.tasks.segmentation import SegmentationTask
 from tests.exporting.samples import TinyNet, exported, exported_detector, pictures, randomise, workspace
 
@@ -115,6 +117,129 @@ class TestOfThePresentDay:
         assert complete({"type": "PadTo", "size": (2, 3)}) == padded
         assert complete({"type": "mine.Turn", "by": 3}) == {"type": "mine.Turn", "by": 3}
         assert complete({"type": "CenterCrop", "size": 5}) == {"type": "CenterCrop", "size": 5}
+
+
+PROFILE = {"min": {"x": [1, 3, 8, 8]}, "opt": {"x": [1, 3, 8, 16]}, "max": {"x": [2, 3, 32, 16]}}
+
+
+def detector(folder, **changes) -> Deployment:
+    """An export written by hand; its graphs are files of a few bytes."""
+    hashes = {}
+    for suffix in (".json", ".pdiparams", ".onnx"):
+        (folder / f"model{suffix}").write_text(f"bytes of {suffix}")
+        hashes[f"model{suffix}"] = sha256(folder / f"model{suffix}")
+    part = Part(
+        folder=folder,
+        stem="model",
+        inputs={"image": IMAGE, "valid": VALID, "code": Input(("B", "M", 5), "float64", "vector")},
+        outputs=(Output("boxes", "boxes"), Output("scores", "scores"), Output("labels", "labels", dtype="int32")),
+        output_op="detections",
+        options={"top_k": 7},
+        shape_profile=PROFILE,
+        tolerance={"relative_error": 0.01, "agreement": 0.9},
+        sha256=hashes,
+    )
+    made = Deployment(
+        path=folder / "deploy.yaml",
+        task="detection",
+        model_name="tiny",
+        mean=MEAN,
+        std=STD,
+        labels=("cat", "dog"),
+        palette=[[1, 2, 3], [40, 50, 60]],
+        options={"top_k": 9, "threshold": 0.25, "draw_threshold": 0.75},
+        parts={"model": dataclasses.replace(part, **changes)},
+    )
+    made.write()
+    return made
+
+
+class Session:
+    """A graph's session that only has names."""
+
+    outputs = ("boxes", "scores", "labels")
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The runtimes that sessions were opened with."""
+    runtimes = []
+
+    def open_session(backend, device, runtime, **files):
+        runtimes.append(runtime)
+        return Session()
+
+    monkeypatch.setattr(deployment, "open_session", open_session)
+    return runtimes
+
+
+class TestByHand:
+    def test_nothing_is_lost_between_writing_and_reading(self, tmp_path):
+        made, read = detector(tmp_path), Deployment.read(tmp_path)
+        assert dataclasses.asdict(read.only) == dataclasses.asdict(made.only) | {
+            "outputs": [dataclasses.asdict(output) for output in made.only.outputs],
+            "options": {"top_k": 7, "threshold": 0.25, "draw_threshold": 0.75},  # the graph's win over the task's
+        }
+        assert (read.mean, read.std, list(read.labels)) == (MEAN, STD, ["cat", "dog"])
+        assert read.palette == [[1, 2, 3], [40, 50, 60]] and not read.is_part
+
+    def test_a_free_side_is_written_as_minus_one_and_named(self, tmp_path):
+        detector(tmp_path)
+        content = yaml.safe_load((tmp_path / "deploy.yaml").read_text())
+        rows = {row["name"]: (row["shape"], row["axes"]) for row in content["PPVision"]["inputs"]}
+        assert rows["x"] == ([-1, 3, -1, -1], ["B", "3", "H", "W"])
+        assert rows["code"] == ([-1, -1, 5], ["B", "M", "5"])
+        assert content["Deploy"]["input_shape"] == [-1, 3, -1, -1]
+
+    def test_the_task_has_the_options_of_the_export_and_those_that_are_given_win(self, tmp_path):
+        detector(tmp_path)
+        task = Deployment.read(tmp_path).make_task()
+        assert (task.top_k, task.threshold, task.draw_threshold) == (7, 0.25, 0.75)
+        assert task.class_names == ["cat", "dog"] and task.palette.tolist() == [[1, 2, 3], [40, 50, 60]]
+        assert task.fill == MEAN  # what stands where nothing is picture
+        other = Deployment.read(tmp_path).make_task(threshold=0.5, class_names=["a"])
+        assert (other.top_k, other.threshold, other.class_names) == (7, 0.5, ["a"])
+
+    @pytest.mark.parametrize(
+        ("backend", "name", "reads"),
+        [
+            ("paddle", "model.json", True),
+            ("paddle", "model.pdiparams", True),
+            ("paddle", "model.onnx", False),
+            ("tensorrt", "model.pdiparams", True),
+            ("onnx", "model.onnx", True),
+            ("onnx", "model.json", False),
+            ("openvino", "model.onnx", True),
+        ],
+    )
+    def test_a_backend_checks_the_files_that_it_reads(self, tmp_path, opened, backend, name, reads):
+        part = detector(tmp_path).only
+        (tmp_path / name).write_text("other bytes")
+        if reads:
+            with pytest.raises(UserError, match=f"{name}: sha256 differs from deploy.yaml"):
+                part.open(backend, "cpu", Runtime())
+        else:
+            part.open(backend, "cpu", Runtime())
+        assert len(opened) == (not reads)
+
+    def test_a_file_that_the_export_does_not_know(self, tmp_path, opened):
+        part = detector(tmp_path).only
+        known = {name: digest for name, digest in part.sha256.items() if name != "model.onnx"}
+        with pytest.raises(UserError, match="this export has no such file .it has: model.json, model.pdiparams"):
+            dataclasses.replace(part, sha256=known).open("onnx", "cpu", Runtime())
+
+    def test_the_profile_of_the_export_serves_unless_another_is_given(self, tmp_path, opened):
+        part = detector(tmp_path).only
+        own = {bound: {"x": [1, 3, 4, 4]} for bound in PROFILE}
+        part.open("paddle", "cpu", Runtime())
+        part.open("paddle", "cpu", Runtime(shape_profile=own))
+        dataclasses.replace(part, shape_profile=None).open("paddle", "cpu", Runtime())
+        assert [runtime.shape_profile for runtime in opened] == [PROFILE, own, None]
+
+    def test_an_output_that_the_graph_does_not_have(self, tmp_path, opened):
+        part = detector(tmp_path, outputs=(Output("boxes", "boxes"), Output("masks", "masks"))).only
+        with pytest.raises(UserError, match="the graph has no output 'masks' .it has: boxes, scores, labels"):
+            part.open("paddle", "cpu", Runtime())
 
 
 class TestOfOtherDays:

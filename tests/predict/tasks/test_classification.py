@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppvision.predict.tasks.base import create_task
+from ppvision.predict.tasks.base import create_task, ending_of
 from tests.nets import Net
 
 IMAGE = {"image": paddle.zeros([2, 3, 1, 1])}
@@ -37,3 +37,14 @@ def test_features(output, names):
     results = task.results(task.run({"model": Net(lambda _: output())}, IMAGE), {})
     assert len(results) == 2 and list(results[0].arrays) == names
     assert results[1].arrays[names[0]].shape == (4,)
+
+
+def test_the_ending_gives_probabilities_of_each_picture_and_tells_the_task_so():
+    name, ending = ending_of(create_task("classification"), None)
+    logits = paddle.to_tensor([[0.0, np.log(3.0), 0.0], [0.0, 0.0, np.log(2.0)]], "float32")
+    found = ending(logits)
+    np.testing.assert_allclose(found["probabilities"].numpy(), [[0.2, 0.6, 0.2], [0.25, 0.25, 0.5]], atol=1e-6)
+    assert name == "softmax" and [output.name for output in ending.outputs(logits)] == list(found)
+    task = create_task("classification", **ending.options())
+    again = task.run({"model": Net(lambda _: found["probabilities"])}, IMAGE)["scores"]
+    np.testing.assert_array_equal(again.numpy(), found["probabilities"].numpy())

@@ -9,7 +9,7 @@ from ppvision.data.fields import start
 from ppvision.data.transforms.image import build_transforms
 from ppvision.errors import UserError
 from ppvision.predict.nets import on_device
-from ppvision.predict.tasks.base import create_task
+from ppvision.predict.tasks.base import create_task, ending_of
 from ppvision.predict.tasks.detection import Detection, _detected, detections, fuse
 from tests.nets import Net
 
@@ -96,6 +96,34 @@ class TestPairs:
         ours = detections(paddle.to_tensor(logits), paddle.to_tensor(boxes), 20)
         for a, b in zip(ours, _detected(logits, boxes, 20)):
             assert a.numpy() == pytest.approx(b, abs=1e-6)
+
+
+class TestEnding:
+    def test_gives_the_best_300_by_the_names_that_are_told(self):
+        logits, boxes = (paddle.to_tensor(array) for array in raw(2, 130))  # 390 pairs
+        name, ending = ending_of(create_task("detection"), None)
+        found = ending({"logits": logits, "boxes": boxes})
+        assert name == "detections" and [output.name for output in ending.outputs(found)] == list(found)
+        assert [output.dtype for output in ending.outputs(found)] == ["float32", "float32", "int32"]
+        for key, wanted in zip(("boxes", "scores", "labels"), detections(logits, boxes, 300), strict=True):
+            assert found[key].shape[1] == 300
+            np.testing.assert_array_equal(found[key].numpy(), wanted.numpy())
+
+    def test_the_task_reads_such_a_graph_and_the_raw_one_alike(self):
+        logits, boxes = (paddle.to_tensor(array) for array in raw(2, 130))
+        task, image = create_task("detection", top_k=40), {"image": paddle.zeros([2, 3, 4, 6])}
+        plain = {"logits": logits, "boxes": boxes}
+        ended = ending_of(task, None)[1](plain)
+        one, other = (task.run({"model": Net(lambda _, out=out: out)}, image) for out in (plain, ended))
+        for key, value in one.items():
+            assert value.shape[1] == 40
+            np.testing.assert_array_equal(value.numpy(), other[key].numpy())
+
+
+def test_a_reader_of_the_outputs_is_told_the_thresholds():
+    options = {"top_k": 40, "threshold": 0.125, "draw_threshold": 0.75}
+    assert create_task("detection", **options).defaults() == options
+    assert create_task("segmentation").defaults() == {}
 
 
 class TestResults:

@@ -8,7 +8,7 @@ import paddle.nn.functional as F
 import pytest
 
 from ppvision.errors import UserError
-from ppvision.predict.tasks.base import create_task
+from ppvision.predict.tasks.base import create_task, ending_of
 from ppvision.predict.tasks.segmentation import SegmentationTask
 from tests.exporting.samples import TinyNet, randomise
 from tests.nets import Net
@@ -53,6 +53,21 @@ def test_a_scaled_side_is_at_least_one_pixel(net):
     for size in ([1, 1], [1, 40], [3, 4]):
         image = paddle.ones([1, 3, *size])
         assert list(logits_of(net, image, scales=[0.1]).shape[2:]) == size
+
+
+def test_endings_decide_over_the_classes():
+    logits = paddle.to_tensor(np.random.default_rng(3).standard_normal((2, 4, 3, 5)).astype(np.float32))
+    task = create_task("segmentation")
+    name, decided = ending_of(task, None)
+    labels = decided(logits)["labels"]
+    assert name == "argmax" and labels.dtype == paddle.int32
+    np.testing.assert_array_equal(labels.numpy(), logits.numpy().argmax(1))
+    soft = ending_of(task, "softmax")[1](logits)["probabilities"].numpy()
+    powers = np.exp(logits.numpy())
+    np.testing.assert_allclose(soft, powers / powers.sum(1, keepdims=True), atol=1e-6)
+    for ending in (decided, ending_of(task, "softmax")[1]):
+        told = [(output.name, output.dtype) for output in ending.outputs(logits)]
+        assert told == [(key, str(value.dtype).rpartition(".")[2]) for key, value in ending(logits).items()]
 
 
 class TestAugmentation:
