@@ -20,6 +20,7 @@ import contextlib
 import errno
 import json
 import os
+import platform
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -27,11 +28,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
 
 from ppvision import weights
 from ppvision.errors import RunError, UserError
 from ppvision.files import new_folder, remove, sha256
+from ppvision.version import __version__
 
 STEP = re.compile(r"iter_(\d+)")
 SUMS = "SHA256SUMS"
@@ -245,3 +248,13 @@ def clear(run_dir: Path) -> None:
         elif path.is_dir():
             shutil.rmtree(path)
     sweep(run_dir)
+
+
+def versions() -> dict[str, str]:
+    """Versions that a checkpoint records."""
+    return {
+        "ppvision": __version__,
+        "paddle": paddle.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

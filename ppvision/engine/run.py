@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,6 @@ from ppvision.engine.progress import BadSamples, Progress
 from ppvision.errors import RunError, UserError
 from ppvision.predict.assemble import run_folder
 from ppvision.threads import in_force
-from ppvision.version import __version__
 
 RESOLVED = "# A resolved recipe, written by ppvision.\n"
 
@@ -233,7 +231,7 @@ class Run:
                 "frozen": self.trainer.method.frozen_sources(),
                 "threads": threads,
                 "kernels": kernels,
-                "versions": versions(),
+                "versions": checkpoint.versions(),
             }
             checkpoint.save(
                 self.folder,
@@ -298,7 +296,7 @@ class Run:
         return RESOLVED + load(self.cfg, ["train.resume=null", "train.overwrite=false"]).to_yaml()
 
     def _say_start(self) -> None:
-        found = versions()
+        found = checkpoint.versions()
         threads, _ = in_force()
         self.log.info(
             f"ppvision {found['ppvision']}, paddle {found['paddle']}, {paddle.device.get_device()}, "
@@ -339,13 +337,3 @@ class Run:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
-
-
-def versions() -> dict[str, str]:
-    """Versions that a checkpoint records."""
-    return {
-        "ppvision": __version__,
-        "paddle": paddle.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }

@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 import yaml
 
+from ppvision.engine import train
+
 CLASSES = 3
 
 
@@ -69,3 +71,9 @@ def records(run: Path) -> list[dict]:
     """`log.jsonl` without wall-clock figures."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "time"} for line in lines]
+
+
+def run_of(path: Path, folder: Path, *overrides: str) -> Path:
+    """Train the recipe into a folder, which is given back."""
+    train(path, [f"train.save_dir={folder}", *overrides])
+    return folder
