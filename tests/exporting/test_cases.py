@@ -92,3 +92,15 @@ def test_the_profile_of_a_part(samples):
     assert found["max"]["crop_one"] == [1, 3, 2, 3]
     assert profile(NETS["second"].inputs(), given["second"])["opt"] == {"sums": [1, 3, 9], "size": [2]}
     assert profile(NETS["second"].inputs(), ()) is None
+
+
+def test_sides_that_an_export_fixes_are_so_in_its_profile(samples):
+    """The largest shapes are those of the samples, but for what the graph takes no other of."""
+    inputs = {"image": Input((4, 3, "H", 10)), "valid": Input((4, "H", 10), "bool", "mask", optional=True)}
+    found = profile(inputs, [{"image": sample["image"].transpose(0, 3, 1, 2)} for sample in samples])
+    assert {bound: shapes["x"] for bound, shapes in found.items()} == {
+        "min": [4, 3, 6, 10],
+        "opt": [4, 3, 7, 10],
+        "max": [4, 3, 8, 10],
+    }
+    assert found["max"]["valid"] == [4, 8, 10]

@@ -11,7 +11,7 @@ from paddle import nn
 
 import ppvision
 from ppvision.errors import RunError, UserError
-from ppvision.exporting import convert_onnx, exporter, parity
+from ppvision.exporting import convert_onnx, exporter, parity, staging
 from ppvision.exporting.deployed import Deployed
 from ppvision.exporting.exporter import Spec, export_layer
 from ppvision.exporting.graph import check_parameters, save_static
@@ -275,6 +275,26 @@ class TestDetection:
 
 
 class TestInstallation:
+    def test_deploy_yaml_goes_first_and_comes_last(self, tmp_path, monkeypatch):
+        """A program that finds one finds files that belong to it, whenever it looks."""
+        made, folder, moved = tmp_path / "made", tmp_path / "out", []
+        for place, text in ((made, "new"), (folder, "old")):
+            place.mkdir()
+            for name in OWN:
+                (place / name).write_text(text)
+        (made / "model.onnx").unlink()  # this export has none
+
+        def move(source, target, real=staging.move):
+            texts = {path.name: path.read_text() for path in folder.iterdir()}
+            assert "deploy.yaml" not in texts
+            moved.append(target.name)
+            real(source, target)
+
+        monkeypatch.setattr(staging, "move", move)
+        staging.install(made, folder, "model")
+        assert moved[-1] == "deploy.yaml" and sorted(moved) == sorted({*OWN} - {"model.onnx"})
+        assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(moved, "new")
+
     def test_other_files_stay_and_old_ones_of_ours_go(self, net, tmp_path):
         (tmp_path / "train.log").write_text("mine")
         (tmp_path / "model.onnx").write_text("of an earlier export")

@@ -16,7 +16,7 @@ from ppvision.cli import main
 from ppvision.config import load
 from ppvision.errors import UserError
 from ppvision.predict import Predictor
-from ppvision.predict.assemble import assemble, load_parts, weights_of
+from ppvision.predict.assemble import assemble, labels, load_parts, run_folder, statistics, task, task_name, weights_of
 from tests.exporting.samples import TinyNet, exported, pictures, randomise, write_pictures, write_recipe
 
 SLIDE = {"crop": [32, 32], "stride": [16, 24]}
@@ -53,6 +53,47 @@ class TestAugmentationOfTheRecipe:
         labels = np.concatenate([r.labels.ravel() for r in Predictor(recipe[0], weights=recipe[1])(paths)])
         found = ppvision.evaluate(recipe[0], weights=recipe[1])
         assert found["Acc"] == pytest.approx((labels == 0).mean(), abs=1e-9) and 0 < found["Acc"] < 1
+
+
+class TestWhatARecipeSays:
+    """It wins over the zoo; what is given wins over it. No network is built for that."""
+
+    @pytest.fixture
+    def recipe(self, tmp_path):
+        return write_recipe(tmp_path, eval={**METRICS, "flip": True, "scales": [0.5, 1.0]})[0]
+
+    def test_statistics(self, recipe):
+        own = load(recipe, ["data.mean=[101, 102, 103]", "data.std=[51, 52, 53]"])
+        assert statistics(own) == ((101.0, 102.0, 103.0), (51.0, 52.0, 53.0))
+        mean, std = statistics(load(recipe))
+        assert mean == pytest.approx((123.675, 116.28, 103.53)) and std == pytest.approx((58.395, 57.12, 57.375))
+
+    def test_task(self, recipe):
+        assert task_name(load(recipe)) == "segmentation"
+        assert task_name(load(recipe, ["eval.task=features"])) == "features"
+
+    def test_options_of_the_task(self, recipe):
+        cfg = load(recipe, ["data.mean=[101, 102, 103]", "data.std=[51, 52, 53]"])
+        made, other = task(cfg, None), task(cfg, None, flip=False, class_names=["a"])
+        assert (len(made.flips), made.scales, made.fill) == (2, (0.5, 1.0), (101.0, 102.0, 103.0))
+        assert (len(other.flips), other.scales, other.class_names) == (1, (0.5, 1.0), ["a"])
+
+    def test_labels(self, recipe):
+        class Named:
+            class_names, palette = ("a", "b"), np.arange(6).reshape(2, 3)
+
+        class Nameless:
+            class_names, palette = (), np.arange(6).reshape(2, 3)
+
+        cfg = load(recipe)
+        names, palette = labels(cfg, Named())
+        assert names == ["a", "b"] and palette.tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert labels(cfg, Nameless()) == ([], None)
+        assert labels(load(recipe, ["data.val=null"]), None) == ([], None)
+
+    def test_run_folder(self, recipe):
+        assert str(run_folder(load(recipe), "best_model")) == "output/debug/best_model"
+        assert str(run_folder(load(recipe, ["train.save_dir=here/run"]), "a", "b")) == "here/run/a/b"
 
 
 def say(recipe, verb, folder, *flags) -> tuple[int, list[str]]:

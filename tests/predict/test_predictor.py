@@ -16,10 +16,13 @@ from ppvision.data.collate import collate
 from ppvision.data.fields import start
 from ppvision.data.transforms.image import build_transforms
 from ppvision.errors import UserError
-from ppvision.predict import Predictor, Runtime, run, saving
+from ppvision.models.network import IMAGE, Input
+from ppvision.predict import Predictor, Runtime, predictor, run, saving
 from ppvision.predict.assemble import statistics
 from ppvision.predict.nets import EagerNet, on_device
 from ppvision.predict.saving import save_results
+from ppvision.predict.tasks.base import Extra
+from ppvision.predict.tasks.classification import FeaturesTask
 from ppvision.predict.tasks.segmentation import SegmentationTask
 from tests.exporting.samples import exported, pictures, write_pictures, write_recipe
 from tests.nets import Net
@@ -128,6 +131,88 @@ class TestPadding:
             with paddle.no_grad():
                 (expected,) = task.results(task.run({"model": EagerNet(net, mean, std)}, black), batch)
             assert share_equal([result.labels], [expected.labels]) > 0.9999
+
+
+class Means(FeaturesTask):
+    """Means of a picture and, where a source is two arrays, of the one beside it; times `gain`."""
+
+    extras = {"gain": Extra("factor", lambda value: {"gain": value})}
+
+    def read(self, source):
+        image, *crops = source if isinstance(source, tuple) else (source,)
+        return {"image": image, **({"crop_face": crops[0]} if crops else {})}
+
+    def results(self, outputs, batch):
+        results = super().results(outputs, batch)
+        for i, result in enumerate(results):
+            result.arrays["features"] = result.arrays["features"] * batch.get("gain", np.ones(len(results)))[i]
+        return results
+
+
+def flat(size, value):
+    return np.full((*size, 3), value, np.uint8)
+
+
+class TestBatches:
+    """Which pictures go into a batch, without a network worth the name."""
+
+    @pytest.fixture
+    def made(self, monkeypatch):
+        """A Predictor that gives means, and the shapes that its network was called with."""
+
+        def make(batch_size, spec=IMAGE):
+            shapes = []
+            net = Net(lambda x: shapes.append(list(x.shape)) or x.mean([1, 2, 3]), inputs={"image": spec})
+            loaded = predictor.Loaded({"model": net}, Means(), build_transforms([]), "means")
+            monkeypatch.setattr(predictor, "_from_config", lambda *arguments: loaded)
+            return Predictor(None, batch_size=batch_size), shapes
+
+        return make
+
+    def test_results_come_in_the_order_of_the_images_though_sizes_are_mixed(self, made):
+        found, shapes = made(3)
+        sizes = [(2, 4), (4, 2), (2, 4), (3, 3), (4, 2), (2, 4), (2, 4), (4, 2), (3, 3), (2, 4)]
+        images = [flat(size, 10 * i) for i, size in enumerate(sizes)]
+        numbers, results = zip(*found.stream(images))
+        assert list(numbers) == list(range(10))
+        assert [float(result.arrays["features"]) for result in results] == [10.0 * i for i in range(10)]
+        assert sorted(shape[0] for shape in shapes) == [2, 2, 3, 3] and found.calls == 4
+        assert {tuple(shape[2:]) for shape in shapes} == {(2, 4), (4, 2), (3, 3)}
+
+    def test_what_stands_beside_the_image_must_have_one_size_too(self, made):
+        found, shapes = made(2)
+        crops = [(5, 5), (6, 5), (5, 5), (6, 5)]
+        sources = [(flat((2, 4), i), flat(size, 9)) for i, size in enumerate(crops)]
+        results = [result for _, result in found.stream(sources)]
+        assert [float(result.arrays["features"]) for result in results] == [0.0, 1.0, 2.0, 3.0]
+        assert [shape[0] for shape in shapes] == [2, 2]
+        runs = []
+        found.task.inputs = lambda batch: (
+            runs.append(batch["canvas_crop_face"].tolist()) or {"image": batch["image"].transpose(0, 3, 1, 2)}
+        )
+        list(found.stream(sources))
+        assert sorted(runs) == [[[5, 5], [5, 5]], [[6, 5], [6, 5]]]
+
+    def test_a_graph_of_a_fixed_batch_gets_full_ones_and_the_rest_is_dropped(self, made):
+        found, shapes = made(2, Input((4, 3, "H", "W")))
+        assert found.fixed_batch == 4 and found.input_shape == (4, 3, -1, -1)
+        results = found([flat((2, 4), i) for i in (7, 8, 9)])
+        assert [float(result.arrays["features"]) for result in results] == [7.0, 8.0, 9.0]
+        assert [shape[0] for shape in shapes] == [4, 4]
+        with pytest.raises(UserError, match="batch_size 5: the graph was exported for batches of 4"):
+            made(5, Input((4, 3, "H", "W")))[0]([flat((2, 4), i) for i in range(5)])
+
+    @pytest.mark.parametrize(("size", "said"), [((3, 4), "height is 3"), ((2, 5), "width is 5")])
+    def test_a_picture_that_does_not_fit_the_graph(self, made, size, said):
+        found, _ = made(1, Input(("B", 3, 2, 4)))
+        assert len(found([flat((2, 4), 1)])) == 1
+        with pytest.raises(UserError, match=f"{said} after the transforms, the graph was exported for"):
+            found([flat(size, 1)])
+
+    def test_extras_reach_every_sample(self, made):
+        found, _ = made(2)
+        results = found([flat((2, 4), i) for i in (3, 5, 7)], gain=10)
+        assert [float(result.arrays["features"]) for result in results] == [30.0, 50.0, 70.0]
 
 
 class TestSizesAndOrder:
