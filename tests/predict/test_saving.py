@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ppvision.errors import UserError
-from ppvision.predict.results import Classes
+from ppvision.predict.results import Classes, Mask
 from ppvision.predict.saving import save_results
 from ppvision.predict.tasks.classification import ClassificationTask
 from tests.exporting.samples import write_pictures
@@ -48,6 +49,19 @@ def test_every_result_has_an_entry_of_its_own(images, tmp_path):
     records = save_results(fake, images, tmp_path, overlay=False)
     assert best(fake.index) == [("p0.png", "a"), ("p1.png", "b"), ("p2.png", "c")]
     assert json.loads(fake.index.read_text()) == records
+
+
+def test_every_result_has_files_of_its_own(images, tmp_path):
+    class Masks(Fake):
+        def stream(self, images):
+            for i, path in enumerate(images):
+                yield i, Mask(str(path), np.full((3, 2), i, np.uint8), ["a", "b", "c"], np.eye(3, dtype=np.uint8))
+
+    records = save_results(Masks(None), images, tmp_path / "out", overlay=False)
+    assert [record["files"] for record in records] == [["p0.png"], ["p1.png"], ["p2.png"]]
+    for i in range(3):
+        with Image.open(tmp_path / f"out/p{i}.png") as mask:
+            assert np.unique(np.asarray(mask)).tolist() == [i]
 
 
 @pytest.mark.parametrize("error", [UserError("p2.png cannot be read"), KeyboardInterrupt()])
