@@ -43,3 +43,5 @@ def test_a_method_knows_the_length_of_its_run(tmp_path):
 def test_the_evaluator_holds_the_method(tmp_path):
     parts = build_parts(load(recipe(tmp_path)))
     assert parts.evaluator.method is parts.trainer.method and len(parts.evaluator.loader.dataset) == 3
+    # metrics want the annotations as read, training does not carry them along
+    assert parts.evaluator.loader.keep_target and not parts.loader.keep_target

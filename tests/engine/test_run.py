@@ -61,10 +61,10 @@ def same_checkpoint(a: Path, b: Path):
     assert json.loads((a / "state.json").read_text()) == json.loads((b / "state.json").read_text())
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_n_resume_n_equals_2n_bit_for_bit(tmp_path, workers):
+@pytest.mark.parametrize(("workers", "accumulate"), [(0, 1), (2, 1), (0, 2)])
+def test_n_resume_n_equals_2n_bit_for_bit(tmp_path, workers, accumulate):
     """Weights, optimizer, average, scores and log; the interruption lies inside a log interval and inside an epoch."""
-    path = recipe(tmp_path)
+    path = recipe(tmp_path, train={"accumulate": accumulate})
     straight = run_of(path, tmp_path / "straight", f"data.workers={workers}")
     stopped = run_of(path, tmp_path / "stopped", f"data.workers={workers}", "train.keep=9")
     for step in (8,):  # as if killed after iter 4: later files are gone, the log ran on
