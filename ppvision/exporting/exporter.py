@@ -234,6 +234,10 @@ def _make(
     outputs = ending.outputs(given)
     product = Deployed(net, spec.mean, spec.std, ending)
     product.eval()
+    shipped = list(_eager(product)(cases[-1]))
+    if shipped != [output.name for output in outputs]:
+        declared = ", ".join(output.name for output in outputs)
+        raise UserError(f"export: ending {output_op} declares {declared}, but gives {', '.join(shipped)}")
     save_static(product, staging / stem, inputs, [output.name for output in outputs])
     check_graph(staging / stem)
     check_parameters(net, staging / stem)

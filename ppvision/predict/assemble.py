@@ -1,8 +1,8 @@
 """From a recipe to what answers: network, weights, statistics, task, transforms. The only place where that happens, for
 every command and for the API.
 
-Weights, one rule: the ones that are given; else `best_model` of the recipe's run folder; else `model.weights`, said
-aloud; else a refusal. Training starts from `model.weights` and does not come here for them.
+Weights, one rule: the ones that are given (also as `-o model.weights=…`); else `best_model` of the recipe's run folder;
+else `model.weights`, said aloud; else a refusal. Training starts from `model.weights` and does not come here for them.
 """
 
 from __future__ import annotations
@@ -105,6 +105,8 @@ def weights_of(cfg: Config, given: str | os.PathLike | None = None) -> str:
     """
     if given is not None:
         return os.fspath(given)
+    if cfg.model.weights and cfg.where("model.weights").startswith("-o "):
+        return str(cfg.model.weights)
     best = run_folder(cfg, "best_model")
     if best.exists():
         return os.fspath(best)

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from ppvision.errors import UserError, did_you_mean
+from ppvision.errors import UserError, brief, did_you_mean
 from ppvision.files import sha256
 from ppvision.models.network import Input, fixed_batch, graph_name
 from ppvision.predict import TASKS
@@ -45,9 +45,9 @@ RULES = {
     "Resize": (
         "size [height, width] (or one number for both) gives exactly that, with keep_ratio scale = min(size[0] / "
         "height, size[1] / width); short: scale = short / shorter side, with max at most max / longer side; long: "
-        "scale = long / longer side; then both sides up to a multiple of multiple_of. OpenCV's resize on uint8: "
-        "linear INTER_LINEAR, "
-        "area INTER_AREA, cubic INTER_CUBIC, nearest INTER_NEAREST_EXACT"
+        "scale = long / longer side; a scaled side is max(1, floor(side * scale + 0.5)); then both sides up to a "
+        "multiple of multiple_of. OpenCV's resize on uint8: linear INTER_LINEAR, area INTER_AREA, cubic INTER_CUBIC, "
+        "nearest INTER_NEAREST_EXACT"
     ),
     "PadTo": (
         "extend at the bottom and right to at least size [height, width] (null: as it is), then both sides up to a "
@@ -124,6 +124,14 @@ class Part:
             runtime = replace(runtime, shape_profile=self.shape_profile)
         files = {"model": self.file(".json"), "params": self.file(".pdiparams"), "onnx": self.file(".onnx")}
         session = open_session(backend, device, runtime, **files)
+        for name, spec in self.inputs.items():
+            dtype, _ = session.inputs.get(graph_name(name), (None, None))
+            if dtype != spec.dtype:
+                known = ", ".join(f"{key} {kind}" for key, (kind, _) in session.inputs.items())
+                raise UserError(
+                    f"{self.folder}: deploy.yaml says input '{graph_name(name)}' {spec.dtype}, the graph takes "
+                    f"{known}; export again"
+                )
         lost = [output.name for output in self.outputs if output.name not in session.outputs]
         if lost:
             known = ", ".join(session.outputs)
@@ -171,7 +179,10 @@ class Deployment:
         own: dict[str, Any] = {"class_names": list(self.labels), "palette": self.palette}
         for part in self.parts.values():
             own |= part.options
-        task = create_task(self.task, **{**own, **options})
+        try:
+            task = create_task(self.task, **{**own, **options})
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.path}: PPVision.postprocess cannot be read ({brief(error)})") from None
         task.fill = tuple(self.mean)
         return task
 
@@ -293,7 +304,10 @@ class Deployment:
             for name, file in files.items():
                 if not (path.parent / file).is_file():
                     raise UserError(f"{path}: part '{name}' is missing ({path.parent / file}); export again")
-                parts[name] = _part(path.parent / file, _content(path.parent / file))
+                inside = _content(path.parent / file)
+                if inside["PPVision"].get("part") != name:
+                    raise _altered(path, f"PPVision.parts.{name}")
+                parts[name] = _part(path.parent / file, inside)
         return cls(
             path=path,
             task=ours["task"],
@@ -317,6 +331,8 @@ def deploy_file(source: Any) -> Path | None:
         if not (path / "deploy.yaml").is_file():
             inside = sorted(file.parent.name for file in path.glob("*/deploy.yaml"))
             hint = f"choose one of: {', '.join(inside)}" if inside else "`ppvision export` writes it"
+            if (path / "config.yml").is_file():
+                hint = f"this is a run folder: give {path / 'config.yml'}, or export it"
             raise UserError(f"{path}: no deploy.yaml in this folder; {hint}")
         return path / "deploy.yaml"
     return path if path.name == "deploy.yaml" or (path.is_file() and _is_deploy(path)) else None
@@ -415,6 +431,8 @@ def _check_task(path: Path, name: str) -> None:
 
 def _input(row: Mapping[str, Any]) -> Input:
     shape = tuple(axis if side == -1 else int(side) for side, axis in zip(row["shape"], row["axes"], strict=True))
+    if row["name"] != graph_name(row["argument"]):
+        raise ValueError(f"{row['name']} is not the name of {row['argument']} in a graph")
     return Input(shape, row["dtype"], row["kind"], optional=row["kind"] == "mask")  # `GraphNet` makes one that is True
 
 

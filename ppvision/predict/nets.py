@@ -86,9 +86,25 @@ class GraphNet:
             if spec.kind == "mask" and name not in arrays:
                 picture = next(arrays[n] for n, s in self.inputs.items() if s.kind == "image" and n in arrays)
                 arrays[name] = np.ones((len(picture), *picture.shape[2:]), bool)
+        same_sides(self.name, self.inputs, arrays)
         outputs = self.session({graph_name(name): array for name, array in arrays.items()})
         tensors = {name: paddle.to_tensor(array) for name, array in outputs.items()}
         return next(iter(tensors.values())) if len(tensors) == 1 else tensors
+
+
+def same_sides(name: str, inputs: Mapping[str, Input], arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse arrays whose common sides differ: a graph may stretch one over the other without a word.
+
+    Raises:
+        UserError: naming the side and the two inputs.
+    """
+    known: dict[str, tuple[int, str]] = {}
+    for key, array in arrays.items():
+        for letter, side in zip(inputs[key].shape, array.shape):
+            if isinstance(letter, str):
+                first, owner = known.setdefault(letter, (side, key))
+                if first != side:
+                    raise UserError(f"{name}: {letter} is {first} in '{owner}' and {side} in '{key}'")
 
 
 def checked(name: str, inputs: Mapping[str, Input], given: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ppvision.errors import UserError, did_you_mean
+from ppvision.errors import UserError, brief, did_you_mean
 
 logger = logging.getLogger("ppvision")
 
@@ -197,7 +197,14 @@ class Session:
         Raises:
             UserError: a wrong, missing or surplus name, or an array whose type or shape the graph does not take.
         """
-        return dict(zip(self.outputs, self._run(self._checked(inputs)), strict=True))
+        arrays = self._checked(inputs)
+        try:
+            outputs = self._run(arrays)
+        except Exception as error:
+            # Whatever an engine throws at shapes that do not go together is told in one line.
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+            raise UserError(f"the graph cannot be run on {shapes}: {brief(error)}") from error
+        return dict(zip(self.outputs, outputs, strict=True))
 
     def _run(self, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
         raise NotImplementedError
@@ -228,6 +235,8 @@ def fitted(name: str, array: np.ndarray, dtype: np.dtype, shape: Sequence[int | 
     sides = ", ".join("any" if side is None else str(side) for side in shape)
     if array.ndim != len(shape) or any(s is not None and s != n for s, n in zip(shape, array.shape)):
         raise UserError(f"input '{name}' has shape {list(array.shape)}, the graph takes [{sides}]")
+    if 0 in array.shape:  # an engine may end the process at it
+        raise UserError(f"input '{name}' has shape {list(array.shape)}: there is nothing to run")
     if not np.can_cast(array.dtype, dtype, "same_kind") and array.dtype != dtype:
         raise UserError(f"input '{name}' is {array.dtype}, the graph takes {dtype}")
     return np.ascontiguousarray(array, dtype)

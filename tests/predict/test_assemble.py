@@ -251,3 +251,14 @@ class TestParts:
         paddle.save({k: v for k, v in state.items() if k.startswith("down.")}, str(tmp_path / "w.pdparams"))
         with pytest.raises(UserError, match=r"holds nothing of 'up' \(keys begin with 'up\.'\)"):
             load_parts(parts, tmp_path / "w.pdparams")
+
+
+def test_weights_of_an_override_win_over_the_run(tmp_path):
+    """`-o model.weights=x` is an order, what stands in the recipe a default."""
+    best = tmp_path / "run/best_model"
+    best.mkdir(parents=True)
+    model = {"type": "rtformer_debug", "weights": "start.pdparams"}
+    recipe = {"model": model, "train": {"save_dir": str(tmp_path / "run")}}
+    assert weights_of(load(recipe)) == str(best)
+    assert weights_of(load(recipe, ["model.weights=mine.pdparams"])) == "mine.pdparams"
+    assert weights_of(load(recipe, ["model.weights=mine.pdparams"]), "given") == "given"

@@ -157,6 +157,11 @@ def detector(folder, **changes) -> Deployment:
 class Session:
     """A graph's session that only has names."""
 
+    inputs = {
+        "x": (np.dtype("float32"), [None, 3, None, None]),
+        "valid": (np.dtype("bool"), [None] * 3),
+        "code": (np.dtype("float64"), [None, None, 5]),
+    }
     outputs = ("boxes", "scores", "labels")
 
 
@@ -242,6 +247,22 @@ class TestByHand:
             part.open("paddle", "cpu", Runtime())
 
 
+class TestWhatDoesNotFitTheGraph:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda ours: ours["inputs"][0].update(name="img"), "PPVision.inputs is not what an export writes"),
+            (lambda ours: ours["inputs"][1].update(dtype="float32"), "says input 'valid' float32, the graph takes x"),
+            (lambda ours: ours["postprocess"].update(draw_threshold="high"), "PPVision.postprocess cannot be read"),
+        ],
+    )
+    def test_is_one_line(self, tmp_path, change, message):
+        folder = tmp_path / "export"
+        shutil.copytree(exported_detector()[2], folder)
+        changed(folder / "deploy.yaml", lambda content: change(content["PPVision"]))
+        assert message in refusal(folder)
+
+
 class TestOfOtherDays:
     def test_version_1_is_refused_with_the_command_that_renews_it(self, tmp_path):
         (tmp_path / "deploy.yaml").write_text(yaml.safe_dump(VERSION_1, sort_keys=False))
@@ -290,6 +311,11 @@ class TestSeveralParts:
     def test_damaged(self, copy, trusting, parts):
         changed(copy / "deploy.yaml", lambda content: content["PPVision"].update(parts=parts))
         assert "deploy.yaml: PPVision.parts is not what an export writes" in refusal(copy)
+
+    def test_a_part_under_another_name(self, copy, trusting):
+        swapped = {"near": "far/deploy.yaml", "far": "near/deploy.yaml"}
+        changed(copy / "deploy.yaml", lambda content: content["PPVision"].update(parts=swapped))
+        assert "deploy.yaml: PPVision.parts.far is not what an export writes" in refusal(copy)
 
     def test_a_damaged_part_names_its_own_file(self, copy, trusting):
         changed(copy / "far/deploy.yaml", lambda content: content["PPVision"].pop("outputs"))

@@ -30,7 +30,7 @@ class Shifted(SegmentationTask):
 
     extras = {
         "gain": Extra("factor of the labels", whole_number, required=True),
-        "bias": Extra("what is added", lambda value: {"bias": np.full((2,), value)}),
+        "bias": Extra("what is added", lambda value: {"bias": np.full((2,), float(value))}),
     }
 
     def results(self, outputs, batch):
@@ -69,6 +69,7 @@ def test_predictor(recipe, plain, batch_size):
         ({"bias": 1}, "Shifted needs 'gain'"),
         ({"gian": 2}, r"Shifted takes no 'gian'; did you mean 'gain'\? \(it takes: gain, bias\)"),
         ({"gain": "two"}, "gain is a whole number, got 'two'"),
+        ({"gain": 2, "bias": "much"}, r"'bias' \(what is added\) cannot be 'much': ValueError: could not convert"),
     ],
 )
 def test_refused(recipe, given, message):

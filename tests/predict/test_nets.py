@@ -130,3 +130,16 @@ def test_a_fixed_batch_is_filled_with_the_last_sample():
     assert found["offsets"].tolist() == [0, 3, 4, 4, 4]  # the added samples have no points
     assert found["points"] is given["points"] and found["size"].tolist() == [7, 9]
     assert len(given["image"]) == 2
+
+
+def test_a_side_that_two_inputs_share_must_be_one():
+    """ONNX Runtime stretches a batch of one over two without a word."""
+    calls = []
+    graph = GraphNet(lambda inputs: calls.append(inputs) or {"y": inputs["x"]}, {"image": IMAGE, "valid": VALID}, "net")
+    image = paddle.ones([2, 3, 8, 6])
+    for shape, message in (([1, 8, 6], "net: B is 2 in 'image' and 1 in 'valid'"), ([2, 8, 4], "W is 6 in 'image'")):
+        with pytest.raises(UserError, match=message):
+            graph(image=image, valid=paddle.ones(shape, "bool"))
+    assert not calls
+    graph(image=image, valid=paddle.ones([2, 8, 6], "bool"))
+    assert calls[0]["valid"].shape == (2, 8, 6)

@@ -14,7 +14,7 @@ from ppvision.exporting.graph import resolved, save_static
 from ppvision.models.network import IMAGE, Input, Network
 from ppvision.predict import runtime as module
 from ppvision.predict.runtime import Runtime, check_runtime, open_session, paddle_config
-from tests.exporting.samples import exported
+from tests.exporting.samples import exported, exported_detector
 
 NO_CUDA = not paddle.device.is_compiled_with_cuda()
 
@@ -281,3 +281,19 @@ class TestNamedInputs:
 
 def noise():
     return np.random.default_rng(0).uniform(0, 255, (1, 3, 40, 56)).astype(np.float32)
+
+
+class TestWhatAnEngineCannotRun:
+    @pytest.mark.parametrize("backend", ["paddle", "onnx"])
+    def test_is_one_line(self, backend):
+        """Nothing at all (Paddle ends the process at a batch of none), and shapes that do not go together."""
+        folder = exported_detector()[2]
+        files = {"model": folder / "model.json", "params": folder / "model.pdiparams", "onnx": folder / "model.onnx"}
+        session = open_session(backend, "cpu", Runtime(cpu_threads=1), **files)
+        with pytest.raises(UserError, match=r"input 'x' has shape \[0, 3, 32, 48\]: there is nothing to run"):
+            session({"x": np.zeros((0, 3, 32, 48), np.float32), "valid": np.ones((0, 32, 48), bool)})
+        with pytest.raises(
+            UserError, match=r"the graph cannot be run on x \[1, 3, 32, 48\], valid \[1, 20, 48\]"
+        ) as caught:
+            session({"x": np.zeros((1, 3, 32, 48), np.float32), "valid": np.ones((1, 20, 48), bool)})
+        assert "\n" not in str(caught.value)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ppvision.data.fields import field_of
 from ppvision.data.io import IMAGE_SUFFIXES, read_image
-from ppvision.errors import UserError, did_you_mean
+from ppvision.errors import UserError, brief, did_you_mean
 from ppvision.predict.results import Result
 
 if TYPE_CHECKING:
@@ -306,7 +306,10 @@ def extra_keys(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     for name, extra in task.extras.items():
         if name in given:
-            keys |= extra.read(given[name])
+            try:
+                keys |= extra.read(given[name])
+            except (TypeError, ValueError) as error:
+                raise UserError(f"'{name}' ({extra.help}) cannot be {given[name]!r}: {brief(error)}") from None
         elif extra.required:
             raise UserError(f"{type(task).__name__} needs '{name}' ({extra.help}): give --extra {name}=…")
     return keys
