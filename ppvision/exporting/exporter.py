@@ -119,7 +119,10 @@ def export(
     """
     cfg = load(config, overrides)
     # a slip in a name is told before anything is built
-    ending_of(task_class(task_name(cfg)), output_op or cfg.export.output_op)
+    try:
+        ending_of(task_class(task_name(cfg)), output_op or cfg.export.output_op)
+    except UserError as error:
+        raise UserError(f"{cfg.where('export.output_op')}: {error}") from None
     _check_formats(formats or cfg.export.formats)
     device = paddle.get_device()
     use_device("cpu")  # the reference of the comparison, and a graph that holds no device
