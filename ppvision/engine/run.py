@@ -203,7 +203,7 @@ class Run:
         """Metrics of the deployables; none when a signal came meanwhile, since saving comes first."""
         started = time.perf_counter()
         with self.trainer.evaluating() as nets:
-            stop = (lambda: self.trainer.stop_requested) if self.world == 1 else None
+            stop = (lambda: self.trainer.stop_signalled) if self.world == 1 else None
             metrics = self.evaluator(nets, stop=stop)
             if metrics and self.rank == 0:
                 self.log.pictures(step, self.trainer.method.pictures(self.evaluator.first))
@@ -332,7 +332,7 @@ class Run:
         """SIGTERM means: finish this update, save, end well (a preempted machine)."""
 
         def note(number: int, frame: Any) -> None:
-            self.trainer.stop_requested = True  # the next update tells the other ranks
+            self.trainer.stop_signalled = True  # the next update tells the other ranks
 
         before = signal.signal(signal.SIGTERM, note)
         try:

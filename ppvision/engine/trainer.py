@@ -51,7 +51,7 @@ class Trainer:
         step: updates made, skipped ones included.
         skipped: of these.
         last_fault: why the last skipped update was skipped.
-        stop_requested: set on any rank, by a signal.
+        stop_signalled: set on any rank, by a signal.
         stop_requested: what the ranks agreed on in the last update.
     """
 
@@ -83,7 +83,7 @@ class Trainer:
         self.skipped = 0
         self.bad_in_a_row = 0
         self.last_fault: Fault | None = None
-        self.stop_requested = False
+        self.stop_signalled = False
         self.stop_requested = False
         method.train()
         if recompute:
@@ -207,7 +207,7 @@ class Trainer:
         Raises:
             Fault: on every rank when any rank has one.
         """
-        any_fault, any_stop = group.reduce(fault is not None, self.stop_requested)
+        any_fault, any_stop = group.reduce(fault is not None, self.stop_signalled)
         self.stop_requested = any_stop
         if fault is not None:
             raise fault

@@ -69,7 +69,7 @@ def test_two_epochs_resumed_for_two_more_equal_four(recipe, run, monkeypatch):
 
     def interrupted(self, batches):
         logs = update(self, batches)
-        self.stop_requested = self.step == 6
+        self.stop_signalled = self.step == 6
         return logs
 
     with monkeypatch.context() as patch:

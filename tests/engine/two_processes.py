@@ -40,7 +40,7 @@ for step in range(5):
             lambda phase, batch: {"ce": method.model(batch["image"]).mean() * float("nan")},
         )
     if mode == "stop" and step == 2 and rank == 1:
-        trainer.stop_requested = True
+        trainer.stop_signalled = True
     logs.append(trainer.update([mine]))
     if mode == "nan" and step == 2 and rank == world - 1:
         method.losses = whole_loss
