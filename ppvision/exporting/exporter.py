@@ -26,7 +26,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppvision.config import load
+from ppvision.config import Config, load
 from ppvision.data import TRANSFORMS
 from ppvision.device import use_device
 from ppvision.errors import RunError, UserError, did_you_mean
@@ -119,10 +119,7 @@ def export(
     """
     cfg = load(config, overrides)
     # a slip in a name is told before anything is built
-    try:
-        ending_of(task_class(task_name(cfg)), output_op or cfg.export.output_op)
-    except UserError as error:
-        raise UserError(f"{cfg.where('export.output_op')}: {error}") from None
+    _check_output_op(cfg, task_class(task_name(cfg)), output_op)
     _check_formats(formats or cfg.export.formats)
     device = paddle.get_device()
     use_device("cpu")  # the reference of the comparison, and a graph that holds no device
@@ -197,6 +194,16 @@ def export_nets(nets: Mapping[str, nn.Layer], save_dir: str | os.PathLike, spec:
         install(staging, folder, spec.save_name)
     print(f"exported {spec.model_name} -> {folder}", flush=True)
     return folder
+
+
+def _check_output_op(cfg: Config, kind: type[Task], output_op: str | None) -> None:
+    """Refuse an ending that the task does not have; one of the recipe by file and line, or flag."""
+    try:
+        ending_of(kind, output_op or cfg.export.output_op)
+    except UserError as error:
+        if output_op is not None:
+            raise
+        raise UserError(f"{cfg.where('export.output_op')}: {error}") from None
 
 
 def _check_formats(formats: Sequence[str]) -> None:

@@ -232,7 +232,9 @@ def test_an_ending_is_the_tasks_own(tmp_path, capsys, name, message):
     assert say(recipe, "export", tmp_path, "--output_op", name, "--model_path", str(weights)) == 2
     error = capsys.readouterr().err.strip()
     assert (
-        f"error: export: no output_op '{name}' for SegmentationTask" in error and message in error and "\n" not in error
+        f"error: --output_op {name}: export: no output_op '{name}' for SegmentationTask" in error
+        and message in error
+        and "\n" not in error
     )
     assert not (tmp_path / "export").exists()
 
