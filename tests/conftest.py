@@ -10,6 +10,8 @@ import sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("POLYGRAPHY_AUTOINSTALL_DEPS", "0")
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 
@@ -39,3 +41,28 @@ def same_start():
     """Initial weights must not depend on which tests ran before in the same process."""
     if "paddle" in sys.modules:
         sys.modules["paddle"].seed(0)
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """(what, name) of every flush and rename, in order."""
+    events, names = [], {}
+    opened, flushed, renamed = os.open, os.fsync, os.replace
+
+    def note_open(path, *args, **kwargs):
+        descriptor = opened(path, *args, **kwargs)
+        names[descriptor] = Path(path).name
+        return descriptor
+
+    def note_flush(descriptor):
+        events.append(("flushed", names.get(descriptor)))
+        flushed(descriptor)
+
+    def note_rename(source, target):
+        events.append(("renamed", Path(target).name))
+        renamed(source, target)
+
+    monkeypatch.setattr(os, "open", note_open)
+    monkeypatch.setattr(os, "fsync", note_flush)
+    monkeypatch.setattr(os, "replace", note_rename)
+    return events

@@ -16,31 +16,6 @@ from ppvision import files
 from ppvision.errors import UserError
 
 
-@pytest.fixture
-def events(monkeypatch):
-    """(what, name) of every flush and rename, in order."""
-    events, names = [], {}
-    opened, flushed, renamed = os.open, os.fsync, os.replace
-
-    def note_open(path, *args, **kwargs):
-        descriptor = opened(path, *args, **kwargs)
-        names[descriptor] = Path(path).name
-        return descriptor
-
-    def note_flush(descriptor):
-        events.append(("flushed", names.get(descriptor)))
-        flushed(descriptor)
-
-    def note_rename(source, target):
-        events.append(("renamed", Path(target).name))
-        renamed(source, target)
-
-    monkeypatch.setattr(os, "open", note_open)
-    monkeypatch.setattr(os, "fsync", note_flush)
-    monkeypatch.setattr(os, "replace", note_rename)
-    return events
-
-
 def test_sha256_of_more_than_one_piece(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "CHUNK", 5)
     (tmp_path / "f").write_bytes(b"0123456789ab")

@@ -145,27 +145,8 @@ def test_twenty_kills_while_writing_lose_nothing(tmp_path):
     assert last > 20
 
 
-def test_everything_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+def test_everything_is_on_the_disk_before_it_has_its_name(tmp_path, events):
     """A power cut keeps the order of what was flushed, not of what was written."""
-    events, names = [], {}
-    opened, flushed, renamed = os.open, os.fsync, os.replace
-
-    def note_open(path, *args, **kwargs):
-        descriptor = opened(path, *args, **kwargs)
-        names[descriptor] = Path(path).name
-        return descriptor
-
-    def note_flush(descriptor):
-        events.append(("flushed", names.get(descriptor)))
-        flushed(descriptor)
-
-    def note_rename(source, target):
-        events.append(("renamed", Path(target).name))
-        renamed(source, target)
-
-    monkeypatch.setattr(os, "open", note_open)
-    monkeypatch.setattr(os, "fsync", note_flush)
-    monkeypatch.setattr(os, "replace", note_rename)
     save(tmp_path, 5, best=5)
     at = events.index(("renamed", "iter_5"))
     before = {name for what, name in events[:at] if what == "flushed"}
